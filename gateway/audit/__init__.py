@@ -1,0 +1,1 @@
+"""The record of what happened: hash-chained, without a caller's content."""

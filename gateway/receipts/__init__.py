@@ -1,0 +1,1 @@
+"""Receipts: what the gateway signs about one answer, and how a stranger checks it."""
