@@ -19,6 +19,7 @@
     ├── HeadersTooLarge           431
     ├── RateLimited               429  the caller's own limit
     │   └── BudgetExceeded        429
+    ├── PermittedBackendSaturated 429  the only permitted backends are full
     ├── UpstreamRefused           400  the backend refused the request as invalid
     ├── UpstreamMisconfigured     502  the backend refused *us*: credentials, model access, region
     ├── StreamBroken              502  a backend's answer ended before it was complete
@@ -164,6 +165,12 @@ class RateLimited(DouaneError):
 class BudgetExceeded(RateLimited):
     type = "insufficient_quota"
     code = "insufficient_quota"
+
+
+class PermittedBackendSaturated(DouaneError):
+    status = 429
+    type = "rate_limit_error"
+    code = "permitted_backend_saturated"
 
 
 class UpstreamRefused(DouaneError):

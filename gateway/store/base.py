@@ -46,6 +46,7 @@ class Entry:
     tenant: str
     conversation: Conversation
     known_labels: frozenset[str]  # label names that the request is judged with
+    at_ceiling: bool  # judged at the highest labels of its tenant: an unreadable taint can add nothing
     reservation: Reservation
     cache_key: str | None  # None: nothing may be looked up
 
@@ -65,8 +66,8 @@ class Entered:
     `taint` holds labels that the conversation has carried. With `unreadable`, the store cannot vouch for
     what it has forgotten (it is gone, was flushed, failed over or evicted): the caller must judge the
     conversation at the highest labels that its tenant may carry.
-    `accepted` is False when nothing was reserved or looked up because the taint exceeds `known_labels`
-    or is unreadable for a conversation that has a past.
+    `accepted` is False when nothing was reserved or looked up because the taint exceeds `known_labels`,
+    or because it is unreadable, the conversation has a past, and the request is not judged `at_ceiling` yet.
     """
 
     taint: frozenset[str]

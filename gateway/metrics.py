@@ -1,0 +1,56 @@
+"""Every metric in one table. Labels are places, models and codes: never a tenant's name or content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The gateway's metrics on a registry of their own."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    requests: Counter = field(init=False)
+    seconds: Histogram = field(init=False)
+    attempts: Counter = field(init=False)
+    tokens: Counter = field(init=False)
+    usd: Counter = field(init=False)
+    cache: Counter = field(init=False)
+    in_flight: Gauge = field(init=False)
+    policy_loads: Counter = field(init=False)
+    policy_serial: Gauge = field(init=False)
+    store_up: Gauge = field(init=False)
+
+    def __post_init__(self) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, registry=self.registry)
+
+        set_once = object.__setattr__
+        set_once(self, "requests", counter("douane_requests", "Requests by outcome and HTTP status", "outcome", "status"))
+        set_once(
+            self,
+            "seconds",
+            Histogram(
+                "douane_request_seconds", "From a request's first byte to its answer's last", ("outcome",),
+                buckets=SECONDS, registry=self.registry,
+            ),
+        )  # fmt: skip
+        set_once(self, "attempts", counter("douane_attempts", "Tries by place and outcome", "place", "outcome"))
+        set_once(self, "tokens", counter("douane_tokens", "Tokens by place and direction", "place", "direction"))
+        set_once(self, "usd", counter("douane_usd", "Money spent, in USD, by place", "place"))
+        set_once(self, "cache", counter("douane_cache", "Cache look-ups by status", "status"))
+        set_once(self, "in_flight", gauge("douane_in_flight", "Requests under way"))
+        set_once(self, "policy_loads", counter("douane_policy_loads", "Bundle loads by outcome", "outcome"))
+        set_once(self, "policy_serial", gauge("douane_policy_serial", "Serial of the bundle in force"))
+        set_once(self, "store_up", gauge("douane_store_up", "1 while the store answers"))
+
+    def exposition(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self.registry)

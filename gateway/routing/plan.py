@@ -1,0 +1,97 @@
+"""Which permitted places are tried, and in which order. Pure: states and time are arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+from gateway.places import Action, Place
+from gateway.policy.permit import Permitted
+from gateway.policy.routes import Hop, Route
+from gateway.routing.attempt import Attempt
+from gateway.routing.health import UNKNOWN, BackendState
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A permitted place that is not tried. `reason` is `unavailable` (its breaker is open), `unsupported` (it
+    cannot honour a parameter), `unconfigured` (no backend here) or `beyond_bound` (over `attempts_max`)."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The ordered attempts, drawn from `Permitted`; `route` names the route that ordered them."""
+
+    route: str
+    attempts: tuple[Attempt, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def plan(
+    permitted: Permitted,
+    route: Route,
+    places: Mapping[str, Place],
+    configured: Set[str],
+    unable: Set[str],
+    states: Mapping[str, BackendState],
+    now_s: float,
+    affinity: str,
+) -> Decision:
+    """Orders the permitted places of `route`.
+
+    `configured` are the places that this gateway has a backend for, `unable` those that cannot honour a
+    parameter of this request. Tiers keep their order; within one, `affinity` (any stable text of the
+    conversation) picks by weight, so that a conversation stays where its prefix cache is. A place with more
+    requests under way than its spill bound goes to the end. A place outside `permitted` cannot appear:
+    `Attempt` refuses to exist for it.
+    """
+    allowed = permitted.places[Action.INFER]
+    ordered: list[str] = []
+    spilled: list[str] = []
+    skipped: list[Skipped] = []
+    for number, tier in enumerate(route.tiers):
+        for hop in by_weight(tier, f"{affinity}/{number}"):
+            if hop.place not in allowed or hop.weight == 0:
+                continue
+            state = states.get(hop.place, UNKNOWN)
+            if hop.place not in configured:
+                skipped.append(Skipped(hop.place, "unconfigured"))
+            elif hop.place in unable:
+                skipped.append(Skipped(hop.place, "unsupported"))
+            elif not state.accepts(now_s):
+                skipped.append(Skipped(hop.place, "unavailable"))
+            elif hop.spill_when_waiting_over is not None and state.in_flight > hop.spill_when_waiting_over:
+                spilled.append(hop.place)
+            else:
+                ordered.append(hop.place)
+    candidates = ordered + spilled
+    tried = candidates[: route.attempts_max]
+    skipped.extend(Skipped(place, "beyond_bound") for place in candidates[route.attempts_max :])
+    return Decision(
+        route=route.id,
+        attempts=tuple(
+            Attempt(places[place], permitted, route.first_byte_timeout_s, route.total_timeout_s) for place in tried
+        ),
+        skipped=tuple(skipped),
+    )
+
+
+def by_weight(tier: tuple[Hop, ...], affinity: str) -> tuple[Hop, ...]:
+    """The hops by weighted rendezvous hashing: each hop is first for its share of affinities, and a hop
+    that comes or goes moves no conversation between the others (Wang & Ravishankar's scheme: the score
+    `-w / ln(u)` with `u` uniform from a hash).
+    """
+    if len(tier) == 1:
+        return tier
+    return tuple(sorted(tier, key=lambda hop: -score(hop, affinity)))
+
+
+def score(hop: Hop, affinity: str) -> float:
+    digest = hashlib.blake2b(f"{hop.place}\0{affinity}".encode(), digest_size=8).digest()
+    uniform = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
+    return hop.weight / -math.log(uniform)

@@ -1,0 +1,98 @@
+"""The HTTP server: uvicorn, with bounds on a request's head that it does not have itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.settings import Settings
+
+
+def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protocol]:
+    """A uvicorn protocol that closes connections whose request head is too large or too slow.
+
+    The time starts when a connection opens, and again with the first byte after an answer, so that an idle
+    keep-alive connection is uvicorn's to close and a slow head is closed here.
+    """
+
+    class BoundedHttpProtocol(HttpToolsProtocol):
+        head_bytes = 0
+        head_timer: asyncio.TimerHandle | None = None
+        head_open = True
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.await_head()
+
+        def await_head(self) -> None:
+            self.head_timer = self.loop.call_later(timeout_s, self.refuse_head, 408, "Request Timeout")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self.head_open = True
+            if self.head_timer is None:
+                self.await_head()
+
+        def on_headers_complete(self) -> None:
+            self.stop_timer()
+            self.head_open = False
+            self.head_bytes = 0
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self.head_open = True
+
+        def data_received(self, data: bytes) -> None:
+            if self.head_open:
+                self.head_bytes += len(data)
+                before = self.head_bytes
+                super().data_received(data)
+                if self.head_open and self.head_bytes == before and before > limit_bytes:
+                    self.refuse_head(431, "Request Header Fields Too Large")
+                return
+            super().data_received(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.stop_timer()
+            super().connection_lost(exc)
+
+        def stop_timer(self) -> None:
+            if self.head_timer is not None:
+                self.head_timer.cancel()
+                self.head_timer = None
+
+        def refuse_head(self, status: int, reason: str) -> None:
+            self.stop_timer()
+            if not self.transport.is_closing():
+                self.transport.write(
+                    f"HTTP/1.1 {status} {reason}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode()
+                )
+                self.transport.close()
+
+    return BoundedHttpProtocol
+
+
+def server_config(app: Any, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=bounded_protocol(settings.header_limit_bytes, settings.header_timeout_s),
+        loop="uvloop",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.grace_s),
+        h11_max_incomplete_event_size=settings.header_limit_bytes,
+    )
