@@ -1,0 +1,1 @@
+"""Fakes that ship: accurate enough that other people's clients accept them."""
