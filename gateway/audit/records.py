@@ -1,0 +1,254 @@
+"""What the audit records say: metadata only.
+
+Every field is an identifier of our own, a word of the bundle's, a number, or a digest. A caller's prompt,
+header value, tool argument, model spelling or error text has no field to go in. `fields()` gives JSON values
+for `AuditSink.append`; numbers are whole, money is in 10⁻⁹ USD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from gateway.backends.base import Upstream, Usage
+    from gateway.facts import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One attempt: `outcome` is `answered`, `cancelled` (the client left), or a `BackendFault`'s kind."""
+
+    place: str
+    outcome: str
+    upstream: Upstream | None = None
+
+    def fields(self) -> dict[str, Any]:
+        if self.upstream is None:
+            return {"place": self.place, "outcome": self.outcome}
+        return {
+            "place": self.place,
+            "outcome": self.outcome,
+            "host": self.upstream.host,
+            "region": self.upstream.region,
+            "upstream_request_id": self.upstream.request_id,
+            "emulated": self.upstream.emulated,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A request is about to leave, or a cached answer to be served: nothing has been processed yet.
+
+    `rules` are the ids of the rules that decided, `permitted` the digest of the permitted places, `plan` the
+    places in the order in which they are to be tried. `request_hmac` is the caller's to compute (hex).
+    """
+
+    kind: ClassVar[str] = "begin"
+    request: str
+    key: str
+    facts: Facts
+    revision: str
+    serial: int
+    rules: tuple[str, ...]
+    permitted: str
+    plan: tuple[str, ...]
+    stream: bool
+    request_hmac: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "request": self.request,
+            "key": self.key,
+            **_facts(self.facts),
+            "revision": self.revision,
+            "serial": self.serial,
+            "rules": self.rules,
+            "permitted": self.permitted,
+            "plan": self.plan,
+            "stream": self.stream,
+            "request_hmac": self.request_hmac,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What became of the request whose `begin` has sequence `began`, in the same chain.
+
+    `outcome` is a word of `gateway.receipts.receipt.OUTCOMES`. `code` is an error's code. `cache` is the
+    cache's answer (`hit`, `miss`, …). `cost_usd_nano` is in 10⁻⁹ USD.
+    """
+
+    kind: ClassVar[str] = "end"
+    request: str
+    began: int
+    tenant: str
+    outcome: str
+    status: int
+    attempts: tuple[Tried, ...]
+    cache: str
+    receipt: str | None
+    code: str | None = None
+    usage: Usage | None = None
+    cost_usd_nano: int = 0
+    answer_hmac: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "request": self.request,
+            "began": self.began,
+            "tenant": self.tenant,
+            "outcome": self.outcome,
+            "status": self.status,
+            "attempts": [tried.fields() for tried in self.attempts],
+            "cache": self.cache,
+            "receipt": self.receipt,
+            "code": self.code,
+            "usage": _usage(self.usage),
+            "cost_usd_nano": self.cost_usd_nano,
+            "answer_hmac": self.answer_hmac,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that was turned away before it began; what was not known yet is None."""
+
+    kind: ClassVar[str] = "refused"
+    request: str
+    status: int
+    code: str
+    key: str | None = None
+    tenant: str | None = None
+    facts: Facts | None = None
+    revision: str | None = None
+    serial: int | None = None
+    rules: tuple[str, ...] = ()
+    receipt: str | None = None
+    request_hmac: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "request": self.request,
+            "status": self.status,
+            "code": self.code,
+            "key": self.key,
+            "tenant": self.tenant,
+            **(_facts(self.facts) if self.facts is not None else {}),
+            "revision": self.revision,
+            "serial": self.serial,
+            "rules": self.rules,
+            "receipt": self.receipt,
+            "request_hmac": self.request_hmac,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoaded:
+    """A bundle took effect; `previous` is the revision it replaced."""
+
+    kind: ClassVar[str] = "policy_loaded"
+    revision: str
+    serial: int
+    previous: str | None
+    rules_count: int
+    places_count: int
+    tenants_count: int
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "revision": self.revision,
+            "serial": self.serial,
+            "previous": self.previous,
+            "rules_count": self.rules_count,
+            "places_count": self.places_count,
+            "tenants_count": self.tenants_count,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRefused:
+    """A bundle that was not loaded; `kept` is the revision that stays. `problems` are `file:line` of each."""
+
+    kind: ClassVar[str] = "policy_refused"
+    kept: str | None
+    problems_count: int
+    problems: tuple[str, ...]
+
+    def fields(self) -> dict[str, Any]:
+        return {"kept": self.kept, "problems_count": self.problems_count, "problems": self.problems}
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process begins to serve. `place` is the gateway's own, `signing_key` the `kid` of its receipts."""
+
+    kind: ClassVar[str] = "started"
+    version: str
+    place: str
+    revision: str
+    serial: int
+    durability: str
+    signing_key: str
+    demo: bool
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "place": self.place,
+            "revision": self.revision,
+            "serial": self.serial,
+            "durability": self.durability,
+            "signing_key": self.signing_key,
+            "demo": self.demo,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A process ends on purpose; `unfinished_count` requests were cut off by it."""
+
+    kind: ClassVar[str] = "stopped"
+    reason: str
+    unfinished_count: int
+
+    def fields(self) -> dict[str, Any]:
+        return {"reason": self.reason, "unfinished_count": self.unfinished_count}
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A crash had cut the last line; its bytes are in the file `kept_as`, beside the chain."""
+
+    kind: ClassVar[str] = "recovered"
+    torn_bytes: int
+    torn_sha256: str
+    kept_as: str
+
+    def fields(self) -> dict[str, Any]:
+        return {"torn_bytes": self.torn_bytes, "torn_sha256": self.torn_sha256, "kept_as": self.kept_as}
+
+
+Record = Begin | End | Refused | PolicyLoaded | PolicyRefused | Started | Stopped | Recovered
+
+
+def _facts(facts: Facts) -> Mapping[str, Any]:
+    return {
+        "tenant": facts.tenant,
+        "zone": facts.zone,
+        "purpose": facts.purpose,
+        "model": facts.model,
+        "labels": facts.labels.names(),
+    }
+
+
+def _usage(usage: Usage | None) -> dict[str, int] | None:
+    if usage is None:
+        return None
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "cached_tokens": usage.cached_tokens,
+    }
