@@ -1,0 +1,63 @@
+# Every target makes the virtual environment itself when it is missing and brings it up to date when a pin
+# changed; otherwise that costs a fraction of a second. CI calls the same targets (.ci/run).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+BENCH_ARGS ?= --json
+
+export VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check bench format lock notices clean venv-run venv-dev
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv-run:
+	@command -v $(PYTHON) >/dev/null || { echo "\`$(PYTHON)\` is not there: install Python 3.11 or later" >&2; exit 1; }
+	@$(PYTHON) requirements/install.py run
+
+venv-dev:
+	@command -v $(PYTHON) >/dev/null || { echo "\`$(PYTHON)\` is not there: install Python 3.11 or later" >&2; exit 1; }
+	@$(PYTHON) requirements/install.py dev
+
+# `exec`: the gateway takes the place of the shell, so that Ctrl-C and SIGTERM reach it directly.
+run: venv-run ## engine and gateway on this machine, with a demo key and snippets to paste (Ctrl-C ends both)
+	@exec $(BIN)/douane serve --demo
+
+demo: venv-run ## a short tour: spill-over, residency, refusal, cache, receipts
+	@exec $(BIN)/douane demo
+
+test: venv-dev ## the tests, on two processes (PYTEST_ARGS="-k word" narrows)
+	@exec $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+check: venv-dev ## linter, formatter, types, and the rules of the tree
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python .ci/tree.py
+
+bench: venv-dev ## what the gateway costs beside a bare forwarder, as JSON
+	@exec $(BIN)/python -m bench.gateway $(BENCH_ARGS)
+
+format: venv-dev ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Keeps the pins that still fit; `make lock LOCK_ARGS=--upgrade` moves all, `--upgrade-package NAME` one.
+LOCK_ARGS ?=
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --no-annotate --override requirements/no-torch.txt --no-emit-package torch $(LOCK_ARGS)
+lock: venv-dev ## new requirements/*.txt with hashes from pyproject.toml and requirements/*.in
+	$(LOCK) pyproject.toml requirements/run.in --extra engine -o requirements/run.txt
+	$(LOCK) pyproject.toml requirements/run.in requirements/dev.in --extra engine -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) requirements/cpu.in -o requirements/cpu.txt
+
+notices: venv-dev ## THIRD_PARTY_NOTICES.md from the pins and the installed packages
+	$(BIN)/python requirements/notices.py
+
+clean: ## remove the virtual environment and everything that is made
+	rm -rf $(VENV) build dist var .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
