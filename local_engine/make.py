@@ -1,0 +1,92 @@
+"""Writes a made-up checkpoint in either format, one shard at a time.
+
+Nothing larger than a shard is ever in memory, so the 65 GB shape can be written by a small machine. Files
+appear under their final names only once they are whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from local_engine.checkpoint import PRESET_KEY, SEED_KEY
+from local_engine.config import Format
+from local_engine.errors import CheckpointError
+from local_engine.presets import PRESETS, Preset
+from local_engine.tensors import TensorSpec, stored_as, tensor_specs
+
+SHARD_BYTES = 2 << 30
+
+
+def make_checkpoint(
+    path: Path,
+    preset: str,
+    format: Format = "hf",  # noqa: A002 - the word of the command line
+    seed: int = 0,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> list[Path]:
+    """Writes `config.json` and weights into `path`; returns the files written, `config.json` last.
+
+    Raises `CheckpointError` for an unknown preset or a directory that already holds a checkpoint.
+    """
+    if preset not in PRESETS:
+        raise CheckpointError(f"no preset `{preset}`: choose one of {', '.join(f'`{p}`' for p in PRESETS)}")
+    chosen = PRESETS[preset]
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.glob("*.safetensors")) or (path / "config.json").exists():
+        raise CheckpointError(f"`{path}` already holds a checkpoint: remove it or choose another directory")
+    shards = _plan(chosen, format, shard_bytes)
+    metadata = {"format": "pt", PRESET_KEY: preset, SEED_KEY: str(seed)}
+    written: list[Path] = []
+    weight_map: dict[str, str] = {}
+    for number, specs in enumerate(shards, start=1):
+        name = (
+            "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        )
+        tensors = dict(stored for spec in specs for stored in _stored(chosen, spec, format, seed))
+        save_file(tensors, str(path / (name + ".partial")), metadata=metadata)
+        os.replace(path / (name + ".partial"), path / name)
+        written.append(path / name)
+        weight_map |= dict.fromkeys(tensors, name)
+    if len(shards) > 1:
+        total = sum(spec.nbytes for spec in tensor_specs(chosen.config))
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        written.append(_write_json(path / "model.safetensors.index.json", index))
+    config = chosen.config.to_hf() if format == "hf" else chosen.config.to_original()
+    return [*written, _write_json(path / "config.json", config)]
+
+
+def _plan(preset: Preset, form: Format, shard_bytes: int) -> list[list[TensorSpec]]:
+    shards: list[list[TensorSpec]] = [[]]
+    filled = 0
+    for spec in tensor_specs(preset.config):
+        if shards[-1] and filled + spec.nbytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(spec)
+        filled += spec.nbytes
+    return shards
+
+
+def _stored(preset: Preset, spec: TensorSpec, form: Format, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+    whole = preset.tensor(spec, seed)
+    row = 0
+    parts = stored_as(spec, preset.config, form)
+    for part in parts:
+        rows = whole[row : row + part.shape[0]]
+        # safetensors refuses tensors that share memory, so the pieces of a split one are copies.
+        yield part.name, rows.clone() if len(parts) > 1 else rows
+        row += part.shape[0]
+
+
+def _write_json(path: Path, value: object) -> Path:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
