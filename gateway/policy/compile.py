@@ -1,30 +1,38 @@
-"""Makes a table of the rules, so that a decision is four look-ups and three ANDs.
+"""Makes a table of the rules, so that a decision is five look-ups and three ANDs.
 
-Bit i of a rule set stands for rule i in file order, bit j of a place set for place j in id order. Each axis
-of the facts (tenant, purpose, model, labels) maps a value to the set of rules whose conditions on that axis
-hold; the AND of the four is the set of rules that apply. Facts with the same set are one equivalence class,
-and every class that can occur gets its outcome here, at load.
+Bit i of a rule set stands for rule i in file order. Bit j of a cell set stands for one action at one place:
+the places in id order, once for each action. Each axis of the facts (tenant, purpose, model, labels) maps a
+value to the set of rules whose conditions on that axis hold; the AND of the four is the set of rules that
+apply. Facts with the same set are one equivalence class.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Final
 
 from gateway.labels import Labels, Vocabulary
 from gateway.places import BACKEND_KINDS, GATEWAY_KIND, Action, Place
 from gateway.policy.rules import Effect, PlaceCondition, Rule
 
-ACTIONS: tuple[Action, ...] = tuple(Action)
+ACTIONS: Final = tuple(Action)
+
+# Bundles with more classes than this (they tell very much apart) get their outcomes on demand, at a few
+# times the cost of a look-up, instead of a table of all of them.
+CLASSES_LISTED_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What one equivalence class may do. `places` holds what each action may really use: for `infer` only
-    backends that serve the model; `entrances` the gateways that may read the request."""
+    """What one equivalence class may do.
+
+    `places` holds what each action can really use: for `infer` the backends that serve the model.
+    `entrances` holds the gateways that may read the request.
+    """
 
     places: Mapping[Action, frozenset[str]]
     entrances: frozenset[str]
@@ -33,12 +41,18 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """The compiled rules. `outcomes` is keyed by model and by the set of rules that apply."""
+    """The compiled rules: see the module's first lines for rule sets and cell sets.
+
+    `masks` holds the cells that each rule names, `forbids` the rules that forbid, `usable` for each model the
+    cells that can really be used, `outcomes` what each listed (model, rule set) may do.
+    """
 
     rules: tuple[Rule, ...]
-    place_bit: Mapping[str, int]
-    masks: Mapping[Action, tuple[int, ...]]
+    place_ids: tuple[str, ...]
+    masks: tuple[int, ...]
     forbids: int
+    usable: Mapping[str, int]
+    gateways: int
     tenants: Mapping[tuple[str, str], int]
     zones: Mapping[str, int]
     purposes: Mapping[str, int]
@@ -47,9 +61,41 @@ class Table:
     outcomes: Mapping[tuple[str, int], Outcome]
     classes: int
 
-    def allowed(self, applying: int, action: Action) -> int:
-        """The set of places where `action` may happen under this set of rules, before asking who serves."""
-        return allowed_places(self.masks[action], applying, self.forbids)
+    def allowed(self, applying: int) -> int:
+        """Every cell that some applying permit names and no applying forbid names."""
+        permitted = forbidden = 0
+        rest = applying
+        while rest:
+            bit = rest & -rest
+            mask = self.masks[bit.bit_length() - 1]
+            if self.forbids & bit:
+                forbidden |= mask
+            else:
+                permitted |= mask
+            rest ^= bit
+        return permitted & ~forbidden
+
+    def cell(self, action: Action, place: str) -> int:
+        """The cell set of one action at one place. Raises ValueError for a place that is not there."""
+        return 1 << (ACTIONS.index(action) * len(self.place_ids) + self.place_ids.index(place))
+
+    def named(self, cells: int) -> list[tuple[Action, str]]:
+        """The actions and places of a cell set."""
+        return [
+            (action, place)
+            for index, (action, place) in enumerate(itertools.product(ACTIONS, self.place_ids))
+            if cells >> index & 1
+        ]
+
+    def outcome(self, model: str, applying: int) -> Outcome:
+        """What a class may do: looked up where it is listed, else worked out."""
+        listed = self.outcomes.get((model, applying))
+        return listed if listed is not None else self.work_out(model, applying)
+
+    def work_out(self, model: str, applying: int) -> Outcome:
+        """What a class may do, from the masks."""
+        allowed = self.allowed(applying)
+        return outcome_of(self.named(allowed & self.usable[model]), self.named(allowed & self.gateways))
 
 
 def compile_table(
@@ -59,69 +105,66 @@ def compile_table(
     zones: Mapping[str, frozenset[str]],
     tenants: Iterable[tuple[str, str]],
     models: Iterable[str],
+    listed_max: int = CLASSES_LISTED_MAX,
 ) -> Table:
     """The table of these rules.
 
-    `zones` maps every country to the unions that it is in, `tenants` are (id, country) pairs.
+    `zones` maps every country to the unions that it is in; `tenants` are (id, country) pairs.
     """
     ordered = [places[place_id] for place_id in sorted(places)]
-    zone_rules = {country: tenant_rules(rules, {country} | unions) for country, unions in zones.items()}
-    tenant_axis = {
-        (tenant, country): zone_rules[country] | tenant_rules(rules, {tenant}) for tenant, country in tenants
-    }
-    purpose_axis = {
-        purpose: rule_set(r.facts.purpose_in is None or purpose in r.facts.purpose_in for r in rules)
-        for purpose in sorted(vocabulary.purposes)
-    }
-    model_axis = {
-        model: rule_set(r.facts.model_in is None or model in r.facts.model_in for r in rules)
+    by_zone = {country: tenant_rules(rules, {country} | unions) for country, unions in zones.items()}
+    by_model = {
+        model: bits(r.facts.model_in is None or model in r.facts.model_in for r in rules)
         for model in sorted(models)
     }
-    label_axis = {labels: label_rules(rules, labels, vocabulary) for labels in every_labels(vocabulary)}
-    masks = {
-        action: tuple(place_mask(rule, ordered) if action in rule.actions else 0 for rule in rules)
-        for action in ACTIONS
-    }
-    forbids = rule_set(rule.effect is Effect.FORBID for rule in rules)
-    outcomes: dict[tuple[str, int], Outcome] = {}
-    shared: dict[tuple[int, ...], Outcome] = {}
-    classes: set[int] = set()
-    tenant_values = {*zone_rules.values(), *tenant_axis.values()}
-    for model, of_model in model_axis.items():
-        serving = {action: serving_mask(ordered, action, model) for action in ACTIONS}
-        gateways = bits(place.kind == GATEWAY_KIND for place in ordered)
-        for of_tenant, of_purpose, of_labels in itertools.product(
-            tenant_values, set(purpose_axis.values()), set(label_axis.values())
-        ):
-            applying = of_tenant & of_purpose & of_model & of_labels
-            classes.add(applying)
-            if (model, applying) in outcomes:
-                continue
-            allowed = [allowed_places(masks[action], applying, forbids) for action in ACTIONS]
-            usable = tuple(mask & serving[action] for mask, action in zip(allowed, ACTIONS, strict=True))
-            entrances = allowed[ACTIONS.index(Action.INFER)] & gateways
-            key = (*usable, entrances)
-            if key not in shared:
-                shared[key] = outcome(usable, entrances, ordered)
-            outcomes[(model, applying)] = shared[key]
-    return Table(
+    bare = Table(
         rules=rules,
-        place_bit=MappingProxyType({place.id: 1 << bit for bit, place in enumerate(ordered)}),
-        masks=MappingProxyType(masks),
-        forbids=forbids,
-        tenants=MappingProxyType(tenant_axis),
-        zones=MappingProxyType(zone_rules),
-        purposes=MappingProxyType(purpose_axis),
-        models=MappingProxyType(model_axis),
-        labels=MappingProxyType(label_axis),
-        outcomes=MappingProxyType(outcomes),
-        classes=len(classes),
+        place_ids=tuple(place.id for place in ordered),
+        masks=tuple(rule_mask(rule, ordered) for rule in rules),
+        forbids=bits(rule.effect is Effect.FORBID for rule in rules),
+        usable=MappingProxyType({model: usable_mask(ordered, model) for model in by_model}),
+        gateways=cells({Action.INFER}, bits(place.kind == GATEWAY_KIND for place in ordered), len(ordered)),
+        tenants=MappingProxyType(
+            {(tenant, zone): by_zone[zone] | tenant_rules(rules, {tenant}) for tenant, zone in tenants}
+        ),
+        zones=MappingProxyType(by_zone),
+        purposes=MappingProxyType(
+            {
+                purpose: bits(r.facts.purpose_in is None or purpose in r.facts.purpose_in for r in rules)
+                for purpose in sorted(vocabulary.purposes)
+            }
+        ),
+        models=MappingProxyType(by_model),
+        labels=MappingProxyType(
+            {labels: label_rules(rules, labels, vocabulary) for labels in every_labels(vocabulary)}
+        ),
+        outcomes=MappingProxyType({}),
+        classes=0,
     )
+    return list_outcomes(bare, listed_max)
 
 
-def rule_set(holds: Iterable[bool]) -> int:
-    """The rules for which a condition holds, in file order, as a bit set."""
-    return bits(holds)
+def list_outcomes(table: Table, listed_max: int) -> Table:
+    """The table with the outcome of every class that can occur, unless there are more than `listed_max`."""
+    tenants = {*table.zones.values(), *table.tenants.values()}
+    rests = {
+        of_tenant & of_purpose
+        for of_tenant, of_purpose in itertools.product(tenants, set(table.purposes.values()))
+    }
+    of_labels = set(table.labels.values())
+    most = len(table.models) * len(rests) * len(of_labels)
+    outcomes: dict[tuple[str, int], Outcome] = {}
+    if most <= listed_max:
+        shared: dict[tuple[int, int], Outcome] = {}
+        for model, rest, labels in itertools.product(table.models, rests, of_labels):
+            applying = table.models[model] & rest & labels
+            if (model, applying) not in outcomes:
+                allowed = table.allowed(applying)
+                key = (allowed & table.usable[model], allowed & table.gateways)
+                if key not in shared:
+                    shared[key] = table.work_out(model, applying)
+                outcomes[model, applying] = shared[key]
+    return replace(table, outcomes=MappingProxyType(outcomes), classes=len(outcomes) or most)
 
 
 def bits(holds: Iterable[bool]) -> int:
@@ -129,15 +172,15 @@ def bits(holds: Iterable[bool]) -> int:
     return sum(1 << index for index, value in enumerate(holds) if value)
 
 
-def tenant_rules(rules: tuple[Rule, ...], names: set[str] | frozenset[str]) -> int:
+def tenant_rules(rules: tuple[Rule, ...], names: set[str]) -> int:
     """The rules that a tenant with one of these names (its id, country, unions) is under."""
-    return rule_set(r.facts.tenant_in is None or not r.facts.tenant_in.isdisjoint(names) for r in rules)
+    return bits(r.facts.tenant_in is None or not r.facts.tenant_in.isdisjoint(names) for r in rules)
 
 
 def label_rules(rules: tuple[Rule, ...], labels: Labels, vocabulary: Vocabulary) -> int:
     """The rules whose conditions on labels hold. Each such condition, once true, stays true for more."""
     rank = vocabulary.rank(labels.sensitivity)
-    return rule_set(
+    return bits(
         (r.facts.sensitivity_at_least is None or rank >= vocabulary.rank(r.facts.sensitivity_at_least))
         and (r.facts.labels_any is None or not r.facts.labels_any.isdisjoint(labels.categories))
         and (r.facts.labels_all is None or r.facts.labels_all <= labels.categories)
@@ -154,15 +197,17 @@ def every_labels(vocabulary: Vocabulary) -> Iterator[Labels]:
                 yield Labels(sensitivity, frozenset(chosen))
 
 
-def place_mask(rule: Rule, places: list[Place]) -> int:
-    """The places that a rule is about: those that meet `when`, less those that meet `unless`."""
+def rule_mask(rule: Rule, places: Sequence[Place]) -> int:
+    """The cells that a rule names: its actions, at the places that meet `when` and do not meet `unless`."""
     about = condition_mask(rule.place, places)
-    return about if rule.unless.empty else about & ~condition_mask(rule.unless, places)
+    if not rule.unless.empty:
+        about &= ~condition_mask(rule.unless, places)
+    return cells(rule.actions, about, len(places))
 
 
-def condition_mask(condition: PlaceCondition, places: list[Place]) -> int:
-    """The places that meet every key of a condition."""
-    mask = bits(True for _ in places)
+def condition_mask(condition: PlaceCondition, places: Sequence[Place]) -> int:
+    """The places that meet every key of a condition, as a set with one bit a place."""
+    mask = (1 << len(places)) - 1
     if condition.place_in is not None:
         mask &= bits(p.id in condition.place_in or bool(condition.place_in & p.zones) for p in places)
     if condition.operator_under is not None:
@@ -172,38 +217,36 @@ def condition_mask(condition: PlaceCondition, places: list[Place]) -> int:
     return mask
 
 
-def serving_mask(places: list[Place], action: Action, model: str) -> int:
-    """The places that can really do `action` for `model`; for `infer` only backends."""
-    return bits(
-        place.offers(action, model) and (action is not Action.INFER or place.kind in BACKEND_KINDS)
-        for place in places
+def cells(actions: Iterable[Action], places: int, count: int) -> int:
+    """The cell set of these actions at this set of places, of `count` places in all."""
+    return sum(places << ACTIONS.index(action) * count for action in actions)
+
+
+def usable_mask(places: Sequence[Place], model: str) -> int:
+    """The cells that can really be used for `model`: a gateway lets a request in, but answers nothing."""
+    return sum(
+        cells(
+            {action},
+            bits(
+                place.offers(action, model) and (action is not Action.INFER or place.kind in BACKEND_KINDS)
+                for place in places
+            ),
+            len(places),
+        )
+        for action in ACTIONS
     )
 
 
-def allowed_places(masks: tuple[int, ...], applying: int, forbids: int) -> int:
-    """Every place that some applying permit names and no applying forbid names."""
-    permitted = forbidden = 0
-    for index, mask in enumerate(masks):
-        bit = 1 << index
-        if applying & bit:
-            if forbids & bit:
-                forbidden |= mask
-            else:
-                permitted |= mask
-    return permitted & ~forbidden
-
-
-def outcome(usable: tuple[int, ...], entrances: int, places: list[Place]) -> Outcome:
-    """The outcome with these sets of places, one for each action."""
-    named = {action: place_ids(mask, places) for action, mask in zip(ACTIONS, usable, strict=True)}
-    text = ";".join(f"{action}:{','.join(sorted(ids))}" for action, ids in named.items())
+def outcome_of(usable: Iterable[tuple[Action, str]], entrances: Iterable[tuple[Action, str]]) -> Outcome:
+    """The outcome with these cells."""
+    places: dict[Action, set[str]] = {action: set() for action in ACTIONS}
+    for action, place in usable:
+        places[action].add(place)
+    doors = frozenset(place for _, place in entrances)
+    text = ";".join(f"{action}:{','.join(sorted(names))}" for action, names in places.items())
+    text += f";entrances:{','.join(sorted(doors))}"
     return Outcome(
-        places=MappingProxyType(named),
-        entrances=place_ids(entrances, places),
+        places=MappingProxyType({action: frozenset(names) for action, names in places.items()}),
+        entrances=doors,
         digest=hashlib.sha256(text.encode()).hexdigest()[:16],
     )
-
-
-def place_ids(mask: int, places: list[Place]) -> frozenset[str]:
-    """The ids of a set of places."""
-    return frozenset(place.id for bit, place in enumerate(places) if mask >> bit & 1)

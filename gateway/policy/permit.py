@@ -79,7 +79,7 @@ class Permitted:
 
 
 def permit(facts: Facts, bundle: Bundle) -> Permitted:
-    """Where each action may happen for these facts: four look-ups in the bundle's table.
+    """Where each action may happen for these facts: five look-ups in the bundle's table.
 
     Facts that this revision does not know (a tenant, country, purpose, model or label that it lacks, as when
     a request outlives the revision it came in under) are permitted nowhere.
@@ -93,7 +93,7 @@ def permit(facts: Facts, bundle: Bundle) -> Permitted:
             & table.models[facts.model]
             & table.labels[facts.labels]
         )
-        found = table.outcomes[facts.model, applying]
+        found = table.outcome(facts.model, applying)
     except KeyError:
         applying, found = None, NOWHERE
     return Permitted(facts, bundle.revision, found.places, found.entrances, found.digest, applying, bundle)
@@ -101,11 +101,10 @@ def permit(facts: Facts, bundle: Bundle) -> Permitted:
 
 def deciding(table: Table, applying: int, action: Action, place_id: str) -> Verdict:
     """The first applying forbid that names the place, else the first permit, else default deny."""
-    bit = table.place_bit[place_id]
-    masks = table.masks[action]
+    cell = table.cell(action, place_id)
     first_permit: Verdict | None = None
     for index, rule in enumerate(table.rules):
-        if applying >> index & 1 and masks[index] & bit:
+        if applying >> index & 1 and table.masks[index] & cell:
             if table.forbids >> index & 1:
                 return Verdict(False, rule.id, rule.basis)
             if first_permit is None:

@@ -1,0 +1,143 @@
+"""Loads a bundle: read once, checked, compiled, proven antitone, and its own examples run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from gateway.policy.antitone import find_witness
+from gateway.policy.bundle import Bundle
+from gateway.policy.compile import compile_table
+from gateway.policy.geography import aws_regions
+from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed, Problem
+from gateway.policy.rules import RESERVED_RULE_IDS
+from gateway.policy.runner import run_cases
+from gateway.policy.source import cases as cases_file
+from gateway.policy.source import residency
+from gateway.policy.source.cases import Case, CasesFile, build_cases
+from gateway.policy.source.check import check
+from gateway.policy.source.directory import Files, read_directory
+from gateway.policy.source.document import Document, parse_document
+from gateway.policy.source.places import PlacesFile, build_places
+from gateway.policy.source.residency import ResidencyFile, build_rules
+from gateway.policy.source.routes import RoutesFile, build_routes
+from gateway.policy.source.tenants import TenantsFile, build_tenants
+from gateway.policy.source.vocabulary import BundleFile, build_vocabulary
+from gateway.policy.source.zones import ZonesFile, build_geography
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A compiled bundle and its examples, which have not run yet."""
+
+    bundle: Bundle
+    cases: tuple[Case, ...]
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """The bundle in `directory`, with every check passed.
+
+    Raises PolicyInvalid, or PolicyTestsFailed when one of its own examples does not hold.
+    """
+    loaded = compile_files(read_directory(directory))
+    run = run_cases(loaded.bundle, loaded.cases)
+    if not run.passed:
+        raise PolicyTestsFailed(run.failures())
+    return loaded.bundle
+
+
+def compile_files(files: Files) -> Loaded:
+    """The bundle in these files, checked and compiled; its examples are read, but not run.
+
+    Raises PolicyInvalid with everything that is wrong, up to the first stage that cannot go on.
+    """
+    problems: list[Problem] = []
+    documents: dict[str, Document] = {}
+    for name in sorted(files.content):
+        try:
+            documents[name] = parse_document(name, files.content[name])
+        except PolicyInvalid as error:
+            problems += error.problems
+
+    def read(name: str, model: type[Model]) -> Model | None:
+        if name not in documents:
+            return None
+        value, found = check(documents[name], model)
+        problems.extend(found)
+        return value
+
+    bundle_file = read("bundle.yaml", BundleFile)
+    zones = read("zones.yaml", ZonesFile)
+    places_file = read("places.yaml", PlacesFile)
+    tenants_file = read("tenants.yaml", TenantsFile)
+    routes_file = read("routes.yaml", RoutesFile)
+    rule_files = [(name, read(name, ResidencyFile)) for name in files.of_folder("residency")]
+    case_files = [(name, read(name, CasesFile)) for name in files.of_folder("tests")]
+    # The order of these stages is the order of what depends on what: each one names things of those before.
+    if problems or not (bundle_file and zones and places_file and tenants_file and routes_file):
+        raise PolicyInvalid(problems)
+    aws = aws_regions()
+    vocabulary, words = build_vocabulary(documents["bundle.yaml"], bundle_file)
+    geography, where = build_geography(documents["zones.yaml"], zones, aws)
+    stop_at([*words, *where])
+    places, found = build_places(documents["places.yaml"], places_file, geography, aws)
+    stop_at(found)
+    routes, route_problems = build_routes(documents["routes.yaml"], routes_file, places, geography)
+    tenants, keys, callers, tenant_problems = build_tenants(
+        documents["tenants.yaml"], tenants_file, vocabulary, geography, routes.models
+    )
+    rules, rule_problems = build_rules(
+        [(documents[name], file) for name, file in rule_files if file is not None],
+        residency.Known(vocabulary, geography, places, tenants, routes.models),
+    )
+    stop_at([*route_problems, *tenant_problems, *rule_problems])
+    table = compile_table(
+        rules,
+        places,
+        vocabulary,
+        geography.zones,
+        [(tenant.id, tenant.zone) for tenant in tenants.values()],
+        routes.models,
+    )
+    witness = find_witness(table, vocabulary)
+    if witness is not None:
+        message = f"more labels would permit more: {witness.text()}"
+        hint = "a permit must not depend on labels; permit without them, and forbid what labels rule out"
+        raise PolicyInvalid([Problem(witness.file, witness.line, None, message, hint)])
+    bundle = Bundle(
+        revision=files.revision,
+        serial=bundle_file.serial,
+        vocabulary=vocabulary,
+        geography=geography,
+        places=places,
+        tenants=tenants,
+        keys=keys,
+        callers=callers,
+        rules=rules,
+        routes=routes,
+        table=table,
+    )
+    cases, case_problems = build_cases(
+        [(documents[name], file) for name, file in case_files if file is not None],
+        cases_file.Known(
+            vocabulary=vocabulary,
+            places=places,
+            tenants={tenant.id: tenant.caller for tenant in tenants.values()},
+            keys={keys[sha256]: caller for sha256, caller in callers.items()},
+            routes=routes,
+            rules={rule.id for rule in rules} | RESERVED_RULE_IDS,
+        ),
+    )
+    stop_at(case_problems)
+    return Loaded(bundle, cases)
+
+
+def stop_at(problems: list[Problem]) -> None:
+    """Raises PolicyInvalid when there are any."""
+    if problems:
+        raise PolicyInvalid(problems)

@@ -1,0 +1,1 @@
+"""The files of a bundle: reading, checking and turning each into values."""
