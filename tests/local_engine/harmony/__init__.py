@@ -1,0 +1,1 @@
+"""Tests of harmony rendering and parsing, against the openai_harmony library."""
