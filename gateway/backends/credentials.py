@@ -1,0 +1,57 @@
+"""AWS credentials from botocore's session, kept off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from gateway.backends.base import Misconfigured
+
+# botocore itself renews temporary credentials 15 minutes before they end; looking again every minute
+# keeps well inside that, and a call in between costs no thread.
+LOOK_AGAIN_S: Final = 60.0
+# A look-up that failed is not repeated by every request.
+FAILURE_KEPT_S: Final = 5.0
+NONE_FOUND: Final = "no aws credentials were found; give the gateway a role, a profile or `AWS_ACCESS_KEY_ID`"
+
+
+class AwsCredentials:
+    """The credentials of a botocore session (refreshable ones too), cached and read in a thread.
+
+    `session` is a `botocore.session.Session` or anything with its `get_credentials`.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._keys: Any = None
+        self._failure: str | None = None
+        self._look_again_at_s = 0.0
+        self._lock = asyncio.Lock()
+
+    async def current(self) -> Any:
+        """botocore's frozen credentials. Raises Misconfigured when there are none or renewing fails."""
+        if time.monotonic() >= self._look_again_at_s:
+            async with self._lock:
+                if time.monotonic() >= self._look_again_at_s:
+                    await self._look()
+        if self._failure is not None:
+            raise Misconfigured(self._failure)
+        return self._keys
+
+    async def _look(self) -> None:
+        # The failure is kept without its text: a credential provider's text may hold a path or an output.
+        try:
+            keys = await asyncio.to_thread(self._read)
+        except (BotoCoreError, ClientError, OSError, RuntimeError) as error:
+            self._failure = f"aws credentials cannot be read (`{type(error).__name__}`); check their source"
+        else:
+            self._keys = keys
+            self._failure = NONE_FOUND if keys is None else None
+        self._look_again_at_s = time.monotonic() + (FAILURE_KEPT_S if self._failure else LOOK_AGAIN_S)
+
+    def _read(self) -> Any:
+        credentials = self._session.get_credentials()
+        return credentials.get_frozen_credentials() if credentials is not None else None

@@ -1,0 +1,124 @@
+"""One pooled HTTP client for every backend, and what its failures mean.
+
+The client takes nothing from the environment (no proxies, no netrc), follows no redirect, keeps no cookies,
+asks for uncompressed answers, and always verifies certificates.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from gateway.backends.base import BackendFault, Broken, Misconfigured, TimedOut, Unreachable, Upstream
+
+CONNECT_TIMEOUT_S: Final = 5.0
+IDLE_TIMEOUT_S: Final = 60.0
+KEEPALIVE_S: Final = 55.0
+READ_BUFFER_BYTES: Final = 256 * 1024
+ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
+NO_COMPRESSION: Final[Mapping[str, str]] = MappingProxyType({"Accept-Encoding": "identity"})
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@asynccontextmanager
+async def open_http(
+    *, tls: ssl.SSLContext | None = None, connections_max: int = 1024
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """The client that backends share; `tls` adds authorities (default: the system's), never drops checks.
+
+    Raises ValueError when `tls` would not verify the server's certificate and name.
+    """
+    context = tls or ssl.create_default_context()
+    if context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
+        raise ValueError("`tls` must verify certificates and host names; use `ssl.create_default_context`")
+    connector = aiohttp.TCPConnector(
+        ssl=context, limit=connections_max, limit_per_host=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=60
+    )
+    async with aiohttp.ClientSession(
+        connector=connector,
+        trust_env=False,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers=NO_COMPRESSION,
+        skip_auto_headers=("User-Agent",),
+        read_bufsize=READ_BUFFER_BYTES,
+        raise_for_status=False,
+    ) as session:
+        yield session
+
+
+def require_safe(url: str, what: str) -> None:
+    """Raises ValueError unless `url` is https, or http on loopback."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return
+    if parts.scheme == "http" and parts.hostname in LOOPBACK:
+        return
+    raise ValueError(f"`{what}` must be an https URL (plain http is for loopback only)")
+
+
+def call_timeout(total_s: float) -> aiohttp.ClientTimeout:
+    """Bounds of a call whose answer comes in one piece, which may take all the time there is."""
+    return aiohttp.ClientTimeout(total=total_s, sock_connect=min(CONNECT_TIMEOUT_S, total_s))
+
+
+def stream_timeout(total_s: float, first_byte_s: float, idle_s: float) -> aiohttp.ClientTimeout:
+    """Bounds of a streamed call: a server that falls silent for `idle_s` in the middle is given up.
+
+    The wait for the first byte is bounded by the caller; here it only must not be cut shorter.
+    """
+    return aiohttp.ClientTimeout(
+        total=total_s, sock_connect=min(CONNECT_TIMEOUT_S, total_s), sock_read=max(first_byte_s, idle_s)
+    )
+
+
+def transport_fault(error: Exception, place_id: str, upstream: Upstream) -> BackendFault:
+    """What a failure below HTTP means, before or in the middle of an answer. The text holds no content."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
+            return Unreachable(
+                f"`{place_id}` shows a certificate that is not valid for `{upstream.host}`", upstream=upstream
+            )
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return Unreachable(f"`{place_id}` cannot be reached at `{upstream.host}`", upstream=upstream)
+        case TimeoutError():
+            return TimedOut(f"`{place_id}` did not answer in time", upstream=upstream)
+        case aiohttp.ServerDisconnectedError():
+            # Often a kept-alive connection that the server had just closed: worth one more try here.
+            return Broken(f"`{place_id}` closed the connection without an answer", upstream=upstream)
+        case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError() | ConnectionError():
+            return Broken(f"the answer of `{place_id}` was cut", upstream=upstream)
+        case _:
+            return Broken(f"`{place_id}` does not speak HTTP as expected", upstream=upstream)
+
+
+def redirect_fault(status: int, place_id: str, upstream: Upstream) -> Misconfigured:
+    """A redirect would move the request to a place that no policy judged."""
+    return Misconfigured(
+        f"`{place_id}` answered with redirect {status}, which is never followed; configure the final address",
+        upstream=upstream,
+    )
+
+
+async def read_bounded(response: aiohttp.ClientResponse, place_id: str, upstream: Upstream) -> bytes:
+    """The whole body; raises Broken beyond `ANSWER_BYTES_MAX` without reading the rest."""
+    if (response.content_length or 0) > ANSWER_BYTES_MAX:
+        response.close()
+        raise too_large(place_id, upstream)
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > ANSWER_BYTES_MAX:
+            response.close()
+            raise too_large(place_id, upstream)
+    return bytes(body)
+
+
+def too_large(place_id: str, upstream: Upstream) -> Broken:
+    return Broken(f"the answer of `{place_id}` is over {ANSWER_BYTES_MAX} bytes", upstream=upstream)
