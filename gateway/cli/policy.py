@@ -1,0 +1,289 @@
+"""`douane policy`: what whoever writes, reviews or audits a policy does with it.
+
+Exit status of every command: 0 good, 1 an example of the bundle failed, 2 denied, 3 invalid input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from gateway.facts import Facts
+from gateway.policy.cedar import export_cedar
+from gateway.policy.explain import Explanation, explain
+from gateway.policy.json_schema import schemas, write_schemas
+from gateway.policy.load import Loaded, compile_files
+from gateway.policy.problems import PolicyInvalid, Problem
+from gateway.policy.runner import Run, run_cases
+from gateway.policy.source.cases import Known, RequestEntry, facts_of
+from gateway.policy.source.check import check as check_document
+from gateway.policy.source.directory import read_directory
+from gateway.policy.source.document import parse_document
+
+GOOD, FAILED, DENIED, INVALID = 0, 1, 2, 3
+
+
+class InvalidUsage(click.UsageError):
+    """A usage error; click's own would end with 2, which here means denied."""
+
+    exit_code = INVALID
+
+
+class PolicyCommand(click.Command):
+    """A command whose usage errors are invalid input, like any other."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise InvalidUsage(error.format_message(), error.ctx) from None
+
+
+class PolicyGroup(click.Group):
+    command_class = PolicyCommand
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise InvalidUsage(error.format_message(), error.ctx) from None
+
+    def resolve_command(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(*args, **kwargs)
+        except click.UsageError as error:
+            raise InvalidUsage(error.format_message(), error.ctx) from None
+
+
+@click.group(cls=PolicyGroup)
+def policy() -> None:
+    """Check, test, explain and export policy bundles."""
+
+
+def with_format(command: Callable[..., None]) -> Callable[..., None]:
+    """The option that every command has."""
+    return click.option(
+        "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+    )(command)
+
+
+DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+
+
+@policy.command()
+@DIRECTORY
+@with_format
+@click.pass_context
+def check(context: click.Context, directory: Path, form: str) -> None:
+    """Check all of the bundle in DIR: files, names, geography, antitone labels, and its examples."""
+    loaded = load_or_exit(context, directory, form)
+    run = run_cases(loaded.bundle, loaded.cases)
+    bundle = loaded.bundle
+    if form == "json":
+        said = {
+            "valid": True,
+            "revision": bundle.revision,
+            "serial": bundle.serial,
+            "rules": len(bundle.rules),
+            "places": len(bundle.places),
+            "tenants": len(bundle.tenants),
+            "classes": bundle.table.classes,
+            "tests": run.wire(),
+        }
+        click.echo(json.dumps(said, indent=2))
+    else:
+        click.echo(f"{bundle.revision} (serial {bundle.serial})")
+        click.echo(
+            f"{len(bundle.rules)} rules, {len(bundle.places)} places, {len(bundle.tenants)} tenants, "
+            f"{bundle.table.classes} classes; more labels never permit more"
+        )
+        print_run(run, verbose=False)
+    context.exit(GOOD if run.passed else FAILED)
+
+
+@policy.command()
+@DIRECTORY
+@with_format
+@click.pass_context
+def test(context: click.Context, directory: Path, form: str) -> None:
+    """Run the examples in DIR/tests: one line each; a right outcome by the wrong rule fails."""
+    loaded = load_or_exit(context, directory, form)
+    run = run_cases(loaded.bundle, loaded.cases)
+    if form == "json":
+        click.echo(json.dumps(run.wire(), indent=2))
+    else:
+        print_run(run, verbose=True)
+    context.exit(GOOD if run.passed else FAILED)
+
+
+@policy.command("explain")
+@DIRECTORY
+@click.option(
+    "--request",
+    "request",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="YAML or JSON with tenant, model and optionally key, purpose, labels.",
+)
+@with_format
+@click.pass_context
+def explain_command(context: click.Context, directory: Path, request: Path, form: str) -> None:
+    """Say where a request may go and why: every candidate, the rule that decided, the values it saw."""
+    loaded = load_or_exit(context, directory, form)
+    try:
+        facts = read_request(request, loaded)
+    except PolicyInvalid as error:
+        exit_invalid(context, error, form)
+    found = explain(facts, loaded.bundle)
+    if form == "json":
+        click.echo(json.dumps(found.wire(), indent=2))
+    else:
+        print_explanation(found)
+    context.exit(GOOD if found.permitted else DENIED)
+
+
+@policy.command()
+@DIRECTORY
+@click.option("--cedar", is_flag=True, help="As Cedar policies, entities and schema.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write three files there.")
+@with_format
+@click.pass_context
+def export(context: click.Context, directory: Path, cedar: bool, out: Path | None, form: str) -> None:
+    """Write the residency rules of DIR in another language."""
+    if not cedar:
+        raise InvalidUsage("name what to export: `--cedar`", context)
+    found = export_cedar(load_or_exit(context, directory, form).bundle)
+    entities = json.dumps(found.entities, indent=1) + "\n"
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        files = {
+            "policies.cedar": found.policies,
+            "entities.json": entities,
+            "schema.cedarschema": found.schema,
+        }
+        for name, text in files.items():
+            (out / name).write_text(text, encoding="utf-8")
+        names = [str(out / name) for name in files]
+        click.echo(json.dumps({"written": names}) if form == "json" else "\n".join(names))
+    elif form == "json":
+        said = {"policies": found.policies, "entities": found.entities, "schema": found.schema}
+        click.echo(json.dumps(said, indent=2))
+    else:
+        click.echo(found.policies, nl=False)
+
+
+@policy.command("new-key")
+@click.option("--id", "key_id", default="main", show_default=True, help="The id of the key.")
+@with_format
+def new_key(key_id: str, form: str) -> None:
+    """Make an API key. It is shown once; tenants.yaml gets its hash."""
+    key = f"dk-{secrets.token_urlsafe(32)}"
+    sha256 = hashlib.sha256(key.encode()).hexdigest()
+    if form == "json":
+        click.echo(json.dumps({"key": key, "id": key_id, "sha256": sha256}))
+    else:
+        click.echo(f"key, shown this once: {key}")
+        click.echo("under `keys:` of its tenant in tenants.yaml:")
+        click.echo(f"      - id: {key_id}\n        sha256: {sha256}")
+
+
+@policy.command("schema")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write one file each there.")
+@with_format
+def schema(out: Path | None, form: str) -> None:
+    """Write JSON Schemas of the bundle's files, for editors."""
+    if out is not None:
+        names = [str(path) for path in write_schemas(out)]
+        click.echo(json.dumps({"written": names}) if form == "json" else "\n".join(names))
+    else:
+        click.echo(json.dumps({name: json.loads(text) for name, text in schemas().items()}, indent=2))
+
+
+def load_or_exit(context: click.Context, directory: Path, form: str) -> Loaded:
+    """The compiled bundle, or the problems and exit status 3."""
+    try:
+        return compile_files(read_directory(directory))
+    except PolicyInvalid as error:
+        exit_invalid(context, error, form)
+
+
+def exit_invalid(context: click.Context, error: PolicyInvalid, form: str) -> NoReturn:
+    """Prints every problem and ends with status 3."""
+    if form == "json":
+        problems = [problem.wire() for problem in error.problems]
+        click.echo(json.dumps({"valid": False, "problems": problems}, indent=2))
+    else:
+        for problem in error.problems:
+            click.echo(problem.text(), err=True)
+    context.exit(INVALID)
+    raise AssertionError("exit returned")
+
+
+def read_request(path: Path, loaded: Loaded) -> Facts:
+    """The facts of a request file, collected as those of a real request are. Raises PolicyInvalid."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        hint = "name a YAML or JSON file with `tenant` and `model`"
+        said = (error.strerror or "cannot be read").lower()
+        raise PolicyInvalid([Problem(str(path), 0, None, said, hint)]) from None
+    document = parse_document(str(path), content)
+    entry, problems = check_document(document, RequestEntry)
+    bundle = loaded.bundle
+    facts = None
+    if entry is not None:
+        known = Known(
+            vocabulary=bundle.vocabulary,
+            places=bundle.places,
+            tenants={tenant.id: tenant.caller for tenant in bundle.tenants.values()},
+            keys={bundle.keys[sha256]: caller for sha256, caller in bundle.callers.items()},
+            routes=bundle.routes,
+            rules=[rule.id for rule in bundle.rules],
+        )
+        facts = facts_of(document, (), entry, known, problems)
+    if facts is None:
+        raise PolicyInvalid(problems)
+    return facts
+
+
+def print_run(run: Run, *, verbose: bool) -> None:
+    """One line for each case (only the failing ones unless `verbose`), then a summary."""
+    for result in run.results:
+        if verbose or not result.passed:
+            click.echo(f"{'pass' if result.passed else 'FAIL'}  {result.case.name}")
+        for failure in result.failures:
+            click.echo(f"      {result.case.file}:{result.case.line}: {failure}")
+    failed = sum(not result.passed for result in run.results)
+    click.echo(f"{len(run.results) - failed} examples passed, {failed} failed")
+    for rule in run.unexercised:
+        click.echo(f"no example exercises `{rule}`")
+
+
+def print_explanation(found: Explanation) -> None:
+    """One line for each candidate, under a denied one the values that its rule saw."""
+    facts = found.facts
+    click.echo("permitted" if found.permitted else "denied")
+    click.echo(
+        f"tenant {facts.tenant} ({facts.zone}), purpose {facts.purpose}, model {facts.model}, "
+        f"labels {', '.join(facts.labels.names())}"
+    )
+    width = max(len(one.place) for one in found.candidates)
+    for one in found.candidates:
+        said = "yes" if one.verdict.allowed else "no "
+        basis = f" ({one.verdict.basis})" if one.verdict.basis else ""
+        click.echo(f"{one.action.value:<6} {one.place:<{width}} {said} {one.verdict.rule}{basis}")
+        if not one.verdict.allowed:
+            for condition, value in one.saw.items():
+                click.echo(f"         {condition}: saw {value}")
+            for missed in one.missed:
+                click.echo(f"         {missed}")
+    if found.alternative is not None:
+        click.echo(f"nearest alternative: {found.alternative}")
