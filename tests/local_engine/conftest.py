@@ -1,0 +1,45 @@
+"""Shared, slow to make, and never changed by a test: the vocabulary, the library that checks ours, checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from openai_harmony import HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding
+
+from local_engine.make import make_checkpoint
+from local_engine.vocabulary import Vocabulary, find_ranks, load_vocabulary
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> Vocabulary:
+    """o200k_harmony, as the engine loads it without a `tokenizer.json`."""
+    return load_vocabulary()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> HarmonyEncoding:
+    """The `openai_harmony` library over the same ranks, so that it downloads nothing."""
+    folder = tmp_path_factory.mktemp("ranks")
+    shutil.copy(find_ranks(), folder / "o200k_base.tiktoken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_ENCODINGS_BASE", str(folder))
+        return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The `tiny` preset under one seed, in both formats."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for form in ("hf", "original"):
+        make_checkpoint(folder / form, "tiny", form, seed=1)
+    return {form: folder / form for form in ("hf", "original")}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `demo` preset, seed 0, in the Hugging Face format."""
+    folder = tmp_path_factory.mktemp("demo") / "checkpoint"
+    make_checkpoint(folder, "demo")
+    return folder
