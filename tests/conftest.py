@@ -1,4 +1,4 @@
-"""What holds for every test: a clean environment, no connection beyond this machine, nothing left out unsaid."""
+"""For every test: a clean environment, no connection beyond this machine, nothing left out unsaid."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
     clean_environment()
     sys.addaudithook(refuse_other_machines)
     config.addinivalue_line(
-        "markers", "needs(*tools): programs that the test starts, named in tests/needs.py"
+        "markers", "needs(*tools): programs that the test starts (tests/needs.py)"
     )
     config.pluginmanager.register(NotRun(in_ci()), "not-run")

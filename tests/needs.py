@@ -1,8 +1,8 @@
 """What some tests need beside Python: how to see whether it is there, and how to install it.
 
-`@pytest.mark.needs("redis-server")` on a test (or `pytestmark` of a module, or one of FIXTURES among a test's
-fixtures) says so. On a machine without the tool the test is not run and the end of the run names it; with `CI`
-set it fails instead, so that nothing is ever silently left out there.
+`@pytest.mark.needs("redis-server")` on a test (or `pytestmark` of a module, or one of FIXTURES among a
+test's fixtures) says so. On a machine without the tool the test is not run and the end of the run names it;
+with `CI` set it fails instead, so that nothing is ever silently left out there.
 """
 
 from __future__ import annotations
