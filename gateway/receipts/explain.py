@@ -1,0 +1,160 @@
+"""A receipt in words: what each claim says, for somebody who has not read the documentation. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.receipts.receipt import AttemptClaim, CacheClaim, Receipt
+from gateway.receipts.verify import OpenedReceipt
+
+_OUTCOMES: Final = {
+    "answered": "a backend inferred the answer, and it was delivered whole",
+    "cached": "the answer was taken from the cache; no backend was asked",
+    "refused": "the request was turned away, and nothing left the gateway",
+    "failed": "no backend gave an answer; an error was delivered",
+    "incomplete": "the answer ended before it was whole",
+}
+_SOURCES: Final = {
+    "derived": "follows from the host that the request was signed for",
+    "declared": "as the operator declares it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One row: the claim's path, its value as text without control characters, and what it says."""
+
+    claim: str
+    value: str
+    meaning: str
+
+
+def explain(opened: OpenedReceipt) -> tuple[Explained, ...]:
+    """Every claim of the receipt, in the order in which they are to be read."""
+    receipt = opened.receipt
+    rows: list[tuple[str, object, str]] = [
+        ("id", receipt.id, "the receipt's own name"),
+        ("issued_at", receipt.issued_at, "when it was signed, by the clock of the gateway's host"),
+        ("kid", opened.kid, "the key that it names as its signer's (RFC 7638 thumbprint)"),
+        ("demo", opened.demo, _demo(opened.demo)),
+        ("outcome", receipt.outcome, _OUTCOMES[receipt.outcome]),
+        ("status", receipt.status, "the HTTP status that was sent"),
+        ("request.id", receipt.request.id, "the request's name in logs and audit"),
+        ("request.sha256", receipt.request.sha256, _request(receipt)),
+        ("answer.form", receipt.answer.form, _form(receipt)),
+        (
+            "answer.sha256",
+            receipt.answer.sha256,
+            f"SHA-256 of what was delivered, {_bytes(receipt.answer.bytes)}",
+        ),
+        ("tenant", receipt.tenant, "who asked" if receipt.tenant is not None else "the caller was not known"),
+        ("labels", ", ".join(receipt.labels), "what the request was judged to carry"),
+        ("policy.revision", receipt.policy.revision, "the content hash of the policy bundle that decided"),
+        ("policy.serial", receipt.policy.serial, "the bundle's number; it only grows"),
+        ("policy.rules", ", ".join(receipt.policy.rules), "the rules that decided"),
+        (
+            "gateway",
+            receipt.gateway.place,
+            f"stands in {receipt.gateway.country}, {_by(receipt.gateway.operator)}",
+        ),
+    ]
+    for number, attempt in enumerate(receipt.attempts, start=1):
+        rows += _attempt(number, attempt)
+    if not receipt.attempts:
+        rows.append(("attempts", "none", "the request was sent to no backend"))
+    rows += _cache(receipt.cache)
+    rows += [
+        ("model.requested", receipt.model.requested, "the model that was asked for, aliases resolved"),
+        ("model.answered", receipt.model.answered, "the model that answered, by the backend's word"),
+        ("usage", _usage(receipt), "tokens of the prompt and of the answer, by the backend's count"),
+        ("audit", _audit(receipt), "the audit record in which the request began: chain, number, hash"),
+        ("nonce", receipt.nonce, "the client's own mark, if it sent one"),
+        ("emulated", receipt.emulated, _emulated(receipt.emulated)),
+    ]
+    return tuple(Explained(claim, printable(value), printable(meaning)) for claim, value, meaning in rows)
+
+
+def printable(value: object) -> str:
+    """As text in which nothing can steer a terminal: a receipt that is not verified may hold anything."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(value))
+
+
+def _attempt(number: int, attempt: AttemptClaim) -> list[tuple[str, object, str]]:
+    name = f"attempts[{number}]"
+    zones = ", ".join(attempt.zones)
+    where = f"in {attempt.country} ({zones}), {_by(attempt.operator)}; {_SOURCES[attempt.place_source]}"
+    outcome = {"answered": "this place answered", "cancelled": "the client left, and the call was cancelled"}
+    rows: list[tuple[str, object, str]] = [
+        (name, f"{attempt.place}: {attempt.outcome}", outcome.get(attempt.outcome, "this place failed")),
+        (f"{name}.place", attempt.place, f"a place of kind {attempt.kind} {where}"),
+        (f"{name}.host", attempt.host, "the host that was connected to" + _signed_region(attempt)),
+    ]
+    if attempt.upstream_request_id is not None:
+        text = "the operator's own name for the call, to match with its logs (at AWS: CloudTrail)"
+        rows.append((f"{name}.upstream_request_id", attempt.upstream_request_id, text))
+    if attempt.emulated:
+        rows.append((f"{name}.emulated", True, "an emulator stood in for this place"))
+    return rows
+
+
+def _cache(cache: CacheClaim) -> list[tuple[str, object, str]]:
+    rows: list[tuple[str, object, str]] = [("cache.status", cache.status, "what the cache had to say")]
+    if cache.place is not None:
+        rows.append(("cache.place", cache.place, "the store that was asked"))
+    if (origin := cache.origin) is not None:
+        text = f"made {origin.issued_at} at {origin.place} in {origin.country}, {_by(origin.operator)}"
+        rows += [
+            ("cache.origin.receipt", origin.receipt, f"the receipt of the answer's first delivery; {text}"),
+            ("cache.origin.labels", ", ".join(origin.labels), "what the first request carried"),
+        ]
+    return rows
+
+
+def _demo(demo: bool) -> str:
+    return "signed with a demo key: it proves nothing to anybody" if demo else "not signed with a demo key"
+
+
+def _emulated(emulated: bool) -> str:
+    return "an emulator stood in for a real backend" if emulated else "no emulator took part"
+
+
+def _request(receipt: Receipt) -> str:
+    if receipt.request.sha256 is None:
+        return "the request was refused before its body had been read"
+    return f"SHA-256 of the body as it arrived, {_bytes(receipt.request.bytes)}"
+
+
+def _form(receipt: Receipt) -> str:
+    if receipt.answer.form == "stream":
+        return "a stream: the digest is over the events' data up to the receipt"
+    return "one body: the digest is over its bytes"
+
+
+def _usage(receipt: Receipt) -> str | None:
+    usage = receipt.usage
+    if usage is None:
+        return None
+    detail = f"{usage.reasoning_tokens} reasoning, {usage.cached_tokens} prompt tokens reused"
+    return f"{usage.prompt_tokens} + {usage.completion_tokens} ({detail})"
+
+
+def _audit(receipt: Receipt) -> str | None:
+    audit = receipt.audit
+    return f"{audit.replica} / {audit.sequence} / {audit.hash}" if audit is not None else None
+
+
+def _signed_region(attempt: AttemptClaim) -> str:
+    return f" and signed for, in region {attempt.region}" if attempt.region is not None else ""
+
+
+def _by(operator: str) -> str:
+    return "run by the gateway's own operator" if operator == "self" else f"run by {operator}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count} byte" if count == 1 else f"{count} bytes"

@@ -1,0 +1,126 @@
+"""The files of receipt keys: one private key that signs, and public ones that stay published after it.
+
+A line before the PEM marks a demo key; from there the mark is in its `kid`, its JWK and every receipt.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from gateway.receipts.jwk import DEMO_LINE, PublicKey
+from gateway.receipts.signer import ReceiptSigner, SigningKey
+
+_KEY_FILE_BYTES_MAX: Final = 16 * 1024
+_MAKE_ONE: Final = "make one with `douane receipt new-key PATH`"
+
+
+class SigningKeyInvalid(Exception):
+    """A key file that cannot be used; the text says why and how to fix it, and holds nothing of the key."""
+
+
+def create_key(path: Path, *, demo: bool = False) -> SigningKey:
+    """Makes a key and its file, with mode 0600 from the first byte on. Raises SigningKeyInvalid."""
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+            file.write(DEMO_LINE + pem if demo else pem)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise SigningKeyInvalid(
+            f"`{path}` exists already; a key is never overwritten, name another file"
+        ) from error
+    except OSError as error:
+        raise SigningKeyInvalid(f"`{path}` cannot be written: {error.strerror}") from error
+    return SigningKey(private, PublicKey(private.public_key().public_bytes_raw(), demo))
+
+
+def load_signing_key(path: Path) -> SigningKey:
+    """Reads a private key (PEM, PKCS#8, not encrypted) whose file only its owner can reach.
+
+    Raises SigningKeyInvalid.
+    """
+    text = _read_private_file(path)
+    try:
+        private = serialization.load_pem_private_key(text, password=None)
+    except TypeError as error:
+        raise SigningKeyInvalid(
+            f"`{path}` is protected by a passphrase; store it without one, mode 0600"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SigningKeyInvalid(f"`{path}` holds no private key in PEM form; {_MAKE_ONE}") from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise SigningKeyInvalid(f"`{path}` is not an Ed25519 key; {_MAKE_ONE}")
+    return SigningKey(private, PublicKey(private.public_key().public_bytes_raw(), _is_demo(text)))
+
+
+def read_public_pem(text: bytes, path: Path) -> PublicKey:
+    """The public key in a PEM file's bytes. Raises SigningKeyInvalid, also for a private key."""
+    if b"PRIVATE KEY" in text:
+        raise SigningKeyInvalid(
+            f"`{path}` is a private key; give the public one (`douane receipt public-key PATH`)"
+        )
+    try:
+        public = serialization.load_pem_public_key(text)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SigningKeyInvalid(f"`{path}` holds no public key in PEM form") from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise SigningKeyInvalid(f"`{path}` is not an Ed25519 key; receipts are signed with Ed25519 only")
+    return PublicKey(public.public_bytes_raw(), _is_demo(text))
+
+
+def load_retired(directory: Path) -> tuple[PublicKey, ...]:
+    """The public keys (`*.pem`) of a directory that signed earlier receipts; none when it is not there.
+
+    Raises SigningKeyInvalid at a file that is no public Ed25519 key.
+    """
+    if not directory.is_dir():
+        return ()
+    try:
+        return tuple(read_public_pem(path.read_bytes(), path) for path in sorted(directory.glob("*.pem")))
+    except OSError as error:
+        raise SigningKeyInvalid(f"`{error.filename}` cannot be read: {error.strerror}") from error
+
+
+def load_signer(path: Path, retired: Path) -> ReceiptSigner:
+    """A signer with the key in `path`, publishing also the retired keys in the directory `retired`.
+
+    Raises SigningKeyInvalid.
+    """
+    return ReceiptSigner(load_signing_key(path), load_retired(retired))
+
+
+def _read_private_file(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise SigningKeyInvalid(f"`{path}` is not a regular file")
+            mode = stat.S_IMODE(status.st_mode)
+            if mode & 0o177:
+                raise SigningKeyInvalid(
+                    f"`{path}` has mode {mode:04o}, so others may have read the key; "
+                    f"run `chmod 600 {path}`, or make a new key if they could"
+                )
+            return file.read(_KEY_FILE_BYTES_MAX)
+    except FileNotFoundError as error:
+        raise SigningKeyInvalid(f"there is no key file `{path}`; {_MAKE_ONE}") from error
+    except OSError as error:
+        raise SigningKeyInvalid(f"`{path}` cannot be read: {error.strerror}") from error
+
+
+def _is_demo(text: bytes) -> bool:
+    return text.startswith(DEMO_LINE)
