@@ -45,6 +45,8 @@ HF_FIXED: dict[str, Any] = {
 }
 """Keys that may be absent, but whose value, when given, must be the one gpt-oss was trained with."""
 
+HF_TOKENS = {"bos_token_id": 199998, "eos_token_id": 200002, "pad_token_id": 199999}
+
 HF_IRRELEVANT = frozenset(
     {
         "_name_or_path",
@@ -213,9 +215,8 @@ class ModelConfig:
                     "lm_head",
                 ],
             },
-            "bos_token_id": 199998,
-            "eos_token_id": 200002,
-            "pad_token_id": 199999,
+            # transformers refuses ids outside the vocabulary, which small ones made here do not reach.
+            **{key: token for key, token in HF_TOKENS.items() if token < self.vocab_size},
             "torch_dtype": "bfloat16",
         }
 

@@ -161,7 +161,7 @@ class Engine:
         if prompt_tokens + max_tokens > self.max_context_tokens:
             raise Refused(
                 f"the context holds {self.max_context_tokens} tokens, but the prompt has {prompt_tokens} "
-                f"and up to {max_tokens} are asked for: shorten the messages or lower `max_completion_tokens`",
+                f"and up to {max_tokens} may follow: shorten the messages or lower `max_completion_tokens`",
                 param="messages",
                 code="context_length_exceeded",
             )
