@@ -207,3 +207,8 @@ class ShuttingDown(DouaneError):
 class InternalError(DouaneError):
     status = 500
     code = "internal_error"
+
+
+def bug(request_id: str) -> InternalError:
+    """The one text for everything unforeseen: it says nothing but the request id."""
+    return InternalError(f"an internal error occurred; report it with the request id `{request_id}`")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from gateway.errors import BodyTooLarge, DouaneError, InvalidRequest, RequestTimeout, UnsupportedEncoding
+from gateway.errors import BodyTooLarge, DouaneError, HeadersTooLarge, InvalidRequest, RequestTimeout, UnsupportedEncoding
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -43,7 +44,7 @@ class Reply:
 
     status: int
     headers: Headers
-    body: bytes | AsyncIterator[bytes]
+    body: bytes | AsyncGenerator[bytes, None]
 
 
 class ClientGone(Exception):
@@ -51,18 +52,20 @@ class ClientGone(Exception):
 
 
 def new_request_id() -> str:
-    return f"req_{os.urandom(12).hex()}"
+    return f"req_{os.urandom(16).hex()}"
 
 
 async def read_request(
-    scope: Scope, receive: Receive, request_id: str, limit_bytes: int, timeout_s: float
+    scope: Scope, receive: Receive, request_id: str, limit_bytes: int, head_limit_bytes: int, timeout_s: float
 ) -> Incoming:
-    """Reads a JSON request. Raises `InvalidRequest`, `BodyTooLarge`, `UnsupportedEncoding`, `RequestTimeout`
-    or `ClientGone`."""
+    """Reads a JSON request. Raises `InvalidRequest`, `HeadersTooLarge`, `BodyTooLarge`, `UnsupportedEncoding`,
+    `RequestTimeout` or `ClientGone`."""
     authorization = content_type = None
     labels: list[str] = []
     declared_bytes: int | None = None
+    head_bytes = 0
     for name, value in scope["headers"]:
+        head_bytes += len(name) + len(value)
         if name == b"authorization":
             if authorization is not None:
                 raise InvalidRequest("the `authorization` header is there more than once; send one API key")
@@ -75,6 +78,8 @@ async def read_request(
             raise UnsupportedEncoding("compressed bodies are not read; send the JSON as it is, without `content-encoding`")
         elif name == b"content-length":
             declared_bytes = int(value) if value.isdigit() else None
+    if head_bytes > head_limit_bytes:
+        raise HeadersTooLarge(f"the request's headers are over the limit of {head_limit_bytes} bytes; send fewer")
     if content_type is not None and content_type.partition(b";")[0].strip().lower() != JSON_TYPE:
         raise UnsupportedEncoding("the body's `content-type` is not JSON; send `content-type: application/json`")
     try:
@@ -143,6 +148,7 @@ async def write_reply(reply: Reply, send: Send) -> None:
         (b"x-accel-buffering", b"no"),
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    async for piece in reply.body:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    async with aclosing(reply.body) as pieces:
+        async for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": b""})

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -96,3 +100,38 @@ def server_config(app: Any, settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=int(settings.grace_s),
         h11_max_incomplete_event_size=settings.header_limit_bytes,
     )
+
+
+class GatewayServer(uvicorn.Server):
+    """A uvicorn server that says when it listens, and whose signals are the gateway's own.
+
+    The first SIGINT or SIGTERM turns readiness off and lets answers finish within the grace time; a second
+    one ends them. uvicorn would raise the signal again before the gateway's seams are closed.
+    """
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None], started: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._stop = stop
+        self._started = started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _asked_to_stop(self) -> None:
+        self._stop()
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._started(self.servers[0].sockets[0].getsockname()[1])

@@ -82,6 +82,9 @@ class Settings(BaseModel):
     engine_place: str = Field(default="local-engine", description="Place id of that engine.")
     engine_url: str | None = Field(default=None, description="A local engine that is already running.")
     engine_secret: SecretStr | None = Field(default=None, description="Its bearer secret.")
+    engine_models: tuple[str, ...] | None = Field(
+        default=None, description="Models that engine has loaded; default: all that its place may run."
+    )
     engine_port: int = Field(default=8081, ge=0, le=65535, description="Port of an engine that `serve` starts.")
     backends: dict[str, BackendSettings] = Field(default_factory=dict, description="Further backends, by place id.")
     demo_key: SecretStr | None = Field(default=None, description="Demo only: the demo tenant's API key.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.places import Action, Place
-from gateway.policy.permit import Permitted
+from gateway.policy.bundle import Bundle
+from gateway.policy.permit import Permitted, permit
 
 
 class NotPermitted(Exception):
@@ -38,3 +39,9 @@ class Attempt:
     def upstream_model(self) -> str:
         """The id under which this place knows the model."""
         return self.place.models[self.model]
+
+    def still_permitted(self, current: Bundle) -> bool:
+        """Whether the bundle in force now permits this attempt too: after a swap both revisions must."""
+        if current.revision == self.permitted.revision:
+            return True
+        return permit(self.permitted.facts, current).allows(Action.INFER, self.place.id)

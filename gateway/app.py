@@ -1,0 +1,171 @@
+"""The application is a value: `create_app(settings, context)` lists every route, and nothing else adds one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway import __version__, errors, logs
+from gateway.chat import chat_completion
+from gateway.context import GatewayContext
+from gateway.hangup import Hangup
+from gateway.ingress import (
+    ClientGone,
+    Receive,
+    Reply,
+    Scope,
+    Send,
+    error_reply,
+    new_request_id,
+    read_request,
+    write_reply,
+)
+from gateway.models import list_models
+from gateway.openai import ChatRequest
+from gateway.receipts.lookup import fetch_receipt
+from gateway.settings import Settings
+
+
+def create_app(settings: Settings, context: GatewayContext) -> FastAPI:
+    """The gateway over opened seams; it opens and closes nothing itself."""
+    app = FastAPI(
+        title="Douane",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        routes=[
+            Route("/v1/chat/completions", ChatEndpoint(settings, context), methods=["POST"]),
+        ],
+        exception_handlers={
+            errors.DouaneError: answer_error,
+            HTTPException: answer_http_error,
+            Exception: answer_bug,
+        },
+    )
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        """The models that this caller may use, with the places that may answer."""
+        return as_response(list_models(request.headers.get("authorization"), context))
+
+    @app.get("/v1/receipts/{receipt_id}")
+    async def receipt(request: Request, receipt_id: str) -> Response:
+        """A receipt of the caller's own tenant."""
+        return as_response(await fetch_receipt(request.headers.get("authorization"), receipt_id, context))
+
+    @app.get("/.well-known/jwks.json")
+    async def jwks() -> dict[str, Any]:
+        """The public keys that receipts verify with, retired ones included."""
+        return context.signer.jwks()
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The process is alive."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """Whether new requests are welcome: off while stopping."""
+        ready = context.readiness.ready
+        return as_response(Reply(200 if ready else 503, [], b'{"status":"ready"}' if ready else b'{"status":"stopping"}'))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        context.metrics.store_up.set(await context.store.healthy())
+        return Response(context.metrics.exposition(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def schema() -> dict[str, Any]:
+        return describe_api(app)
+
+    return app
+
+
+class ChatEndpoint:
+    """`POST /v1/chat/completions` as an ASGI application: reads, answers, and watches for a hang-up."""
+
+    def __init__(self, settings: Settings, context: GatewayContext) -> None:
+        self._settings = settings
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_request_id()
+        context, settings = self._context, self._settings
+        context.metrics.in_flight.inc()
+        try:
+            with Hangup(receive) as hangup:
+                try:
+                    if not context.readiness.ready:
+                        raise errors.ShuttingDown("this gateway is stopping; send the request again", retry_after_s=1)
+                    incoming = await read_request(
+                        scope, receive, request_id, settings.body_limit_bytes, settings.header_limit_bytes,
+                        settings.body_timeout_s,
+                    )  # fmt: skip
+                    hangup.watch()
+                    reply = await chat_completion(incoming, hangup, context)
+                except errors.DouaneError as error:
+                    context.metrics.requests.labels("refused", str(error.status)).inc()
+                    reply = error_reply(error, request_id)
+                await write_reply(reply, send)
+        except ClientGone:
+            context.metrics.requests.labels("client_gone", "499").inc()
+        finally:
+            context.metrics.in_flight.dec()
+
+
+def as_response(reply: Reply) -> Response:
+    assert isinstance(reply.body, bytes)
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(reply.body, reply.status, headers, media_type="application/json")
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.DouaneError)
+    return as_response(error_reply(error, new_request_id()))
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("allow", "another method")
+        known: errors.DouaneError = errors.MethodNotAllowed(f"this path does not take this method; use {allowed}")
+    else:
+        known = errors.NotFound(
+            "this path does not exist here; the API's base is `/v1`, for example `POST /v1/chat/completions`"
+        )
+    return as_response(error_reply(known, new_request_id()))
+
+
+async def answer_bug(request: Request, error: Exception) -> Response:
+    request_id = new_request_id()
+    logs.event("bug", logging.ERROR, request=request_id)
+    return as_response(error_reply(errors.bug(request_id), request_id))
+
+
+def describe_api(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI of this gateway; the chat route is described from the wire type that validates it."""
+    schema = dict(app.openapi())
+    chat = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    components = schema.setdefault("components", {}).setdefault("schemas", {})
+    components.update(chat.pop("$defs", {}))
+    components["ChatRequest"] = chat
+    schema["paths"]["/v1/chat/completions"] = {
+        "post": {
+            "summary": "Chat completion, plain or as server-sent events",
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}},
+            },
+            "responses": {"200": {"description": "An OpenAI `chat.completion`, or its chunks"}},
+        }
+    }
+    return schema
+

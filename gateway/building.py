@@ -1,0 +1,102 @@
+"""From the bundle's places and the settings to backends: one for each place that this gateway can reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import aiohttp
+import botocore.session
+
+from gateway.backends.base import Backend
+from gateway.backends.bedrock import BedrockBackend
+from gateway.backends.credentials import AwsCredentials
+from gateway.backends.endpoint import Endpoint
+from gateway.backends.engine import engine_backend
+from gateway.backends.openai import OpenAIBackend
+from gateway.backends.signing import SigV4Signer
+from gateway.openai import ChatRequest
+from gateway.places import BACKEND_KINDS, Place
+from gateway.policy.bundle import Bundle
+from gateway.settings import BackendSettings, Settings, SettingsInvalid
+from gateway.tenant_keys import TenantKeys
+
+
+class Backends(Mapping[str, Backend]):
+    """The backends by place id; built anew when another bundle comes into force."""
+
+    def __init__(self, settings: Settings, http: aiohttp.ClientSession, keys: TenantKeys) -> None:
+        self._settings = settings
+        self._http = http
+        self._keys = keys
+        self._backends: dict[str, Backend] = {}
+        self._credentials = aws_credentials(settings)
+
+    def rebuild(self, bundle: Bundle) -> None:
+        """Replaces every backend by one for this bundle's places; requests under way keep theirs."""
+        built = ((place, self._build(place)) for place in bundle.places.values() if place.kind in BACKEND_KINDS)
+        self._backends = {place.id: backend for place, backend in built if backend is not None}
+
+    def unable(self, chat: ChatRequest, model: str) -> set[str]:
+        """Places that cannot honour a parameter of this request, or do not run the model."""
+        return {
+            place
+            for place, backend in self._backends.items()
+            if backend.unsupported(chat) or not self.runs(place, model)
+        }
+
+    def runs(self, place: str, model: str) -> bool:
+        """Whether the backend really has the model loaded: one engine runs one of those that its place may."""
+        return place != self._settings.engine_place or self._settings.engine_models in (None, ()) or (
+            model in (self._settings.engine_models or ())
+        )
+
+    def _build(self, place: Place) -> Backend | None:
+        settings = self._settings
+        given = settings.backends.get(place.id)
+        if place.kind == "bedrock":
+            return self._build_bedrock(place)
+        if place.kind == "engine":
+            if place.id == settings.engine_place and settings.engine_url is not None:
+                given = BackendSettings(url=settings.engine_url, secret=settings.engine_secret)
+            if given is None or given.url is None or given.secret is None:
+                return None
+            return engine_backend(place, self._http, given.url, given.secret.get_secret_value(), self._keys.salt)
+        if given is None:
+            return None
+        if place.kind == "litellm":
+            from gateway.backends.litellm_backend import LiteLLMBackend  # only where one is configured
+
+            return LiteLLMBackend(place, given)
+        if given.url is None:
+            raise SettingsInvalid((f"`backends.{place.id}` has no `url`; add the server's base URL",))
+        secret = given.secret.get_secret_value() if given.secret else None
+        return OpenAIBackend(place, self._http, given.url, secret)
+
+    def _build_bedrock(self, place: Place) -> Backend | None:
+        if self._settings.bedrock == "off" or place.region is None:
+            return None
+        endpoint = None
+        if self._settings.bedrock == "emulator":
+            url = self._settings.emulator_urls.get(place.region)
+            if url is None:
+                return None
+            endpoint = Endpoint(url, emulated=True)
+        return BedrockBackend(place, self._http, SigV4Signer(self._credentials, place.region), endpoint=endpoint)
+
+    def __getitem__(self, place: str) -> Backend:
+        return self._backends[place]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._backends)
+
+    def __len__(self) -> int:
+        return len(self._backends)
+
+
+def aws_credentials(settings: Settings) -> AwsCredentials:
+    """The machine's credentials only for the real Bedrock; the emulator gets a pair that is worth nothing."""
+    session = botocore.session.Session(profile=settings.aws_profile if settings.bedrock == "aws" else None)
+    if settings.bedrock == "emulator":
+        session = botocore.session.Session()
+        session.set_credentials("DOUANEDEMOACCESSKEY0", "demo-secret-of-no-account")
+    return AwsCredentials(session)

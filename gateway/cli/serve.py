@@ -1,0 +1,94 @@
+"""`douane serve`: the gateway as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from gateway import logs
+from gateway.audit.directory import AuditUnusable
+from gateway.backends.environment import aws_configuration, forbidden_environment
+from gateway.engine_process import EngineFailed
+from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed
+from gateway.receipts.keys import SigningKeyInvalid
+from gateway.serving import serve as serve_gateway
+from gateway.settings import Settings, SettingsInvalid, read_settings
+from gateway.store.address import StoreMisconfigured
+from gateway.store.epochs import StateUnreadable
+from gateway.tenant_keys import KeyFileInvalid
+
+INVALID_INPUT = 3
+NOT_STARTED = (
+    SettingsInvalid, PolicyInvalid, PolicyTestsFailed, KeyFileInvalid, SigningKeyInvalid, AuditUnusable, EngineFailed, StoreMisconfigured, StateUnreadable,
+)  # fmt: skip
+
+
+@click.command()
+@click.option("--demo", is_flag=True, help="Everything on this machine: random model, emulated Bedrock, demo key.")
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--policies", type=click.Path(path_type=Path), help="Directory of the policy bundle.")
+def serve(demo: bool, **given: Any) -> None:
+    """Run the gateway until Ctrl-C or SIGTERM.
+
+    Settings come from `douane.yaml` and `DOUANE_*`; SIGHUP loads the policies again.
+    """
+    logs.configure_logs()
+    options = {name: value for name, value in given.items() if value is not None}
+    try:
+        if demo:
+            from gateway.demo.stack import serve_demo
+
+            asyncio.run(serve_demo(read_demo_settings(options)))
+        else:
+            settings = read_settings(os.environ, **options)
+            require_real(settings)
+            require_clean_environment(settings)
+            asyncio.run(serve_gateway(settings, {}, lambda port: announce(settings, port)))
+    except NOT_STARTED as error:
+        fail(error)
+    except OSError as error:
+        fail(error)
+
+
+def read_demo_settings(options: dict[str, Any]) -> Settings:
+    from gateway.demo.stack import demo_settings
+
+    settings = demo_settings(os.environ, options)
+    require_clean_environment(settings)
+    return settings
+
+
+def require_real(settings: Settings) -> None:
+    """Outside the demo nothing is emulated. Raises `SettingsInvalid`."""
+    if settings.bedrock == "emulator" or settings.emulator_urls:
+        raise SettingsInvalid(
+            ("the Bedrock emulator is for the demo only; set DOUANE_BEDROCK=aws, or run `douane serve --demo`",)
+        )
+    if settings.demo_key is not None:
+        raise SettingsInvalid(("`DOUANE_DEMO_KEY` is for `douane serve --demo` only; unset it",))
+
+
+def require_clean_environment(settings: Settings) -> None:
+    """Raises `SettingsInvalid` when a variable or AWS profile would send requests somewhere else."""
+    if settings.bedrock != "off":
+        problems = forbidden_environment(os.environ, aws_configuration())
+        if problems:
+            raise SettingsInvalid(tuple(problems))
+
+
+def announce(settings: Settings, port: int) -> None:
+    scheme = "https" if settings.tls_cert else "http"
+    click.echo(f"douane listens on {scheme}://{settings.host}:{port}/v1 (policies: {settings.policies})", err=True)
+
+
+def fail(error: Exception) -> NoReturn:
+    problems = getattr(error, "problems", None) or getattr(error, "failures", None) or (error,)
+    for problem in problems:
+        text = problem.text() if hasattr(problem, "text") else str(problem)
+        click.echo(f"douane: {text}", err=True)
+    raise SystemExit(INVALID_INPUT)

@@ -1,0 +1,210 @@
+"""Step 10: settle what was reserved, record the end, sign the receipt. Also for refusals and cut-off answers."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from gateway import logs
+from gateway.audit.base import Sealed
+from gateway.audit.records import End, Refused
+from gateway.audit.records import Tried as TriedRecord
+from gateway.context import GatewayContext
+from gateway.conversation import known_names
+from gateway.entrance import NANO
+from gateway.errors import DouaneError, RecordUnavailable
+from gateway.hangup import Hangup
+from gateway.ingress import Headers, Reply, error_reply
+from gateway.places import Action
+from gateway.receipts.assemble import Ending, receipt_of
+from gateway.receipts.delivery import HEADER, header_value
+from gateway.receipts.digest import body_digest
+from gateway.receipts.lookup import storage_key
+from gateway.receipts.receipt import AnswerClaim
+from gateway.store.base import Leaving, Put, Reservation
+from gateway.trail import Trail
+
+
+def whole_answer(body: bytes) -> AnswerClaim:
+    return AnswerClaim("body", body_digest(body), len(body))
+
+
+async def conclude(ending: Ending, trail: Trail, context: GatewayContext, puts: tuple[Put, ...] = ()) -> str | None:
+    """Records, signs, settles. Returns the receipt as a compact JWS; None when the caller is not known.
+
+    Raises `RecordUnavailable` when the end cannot be recorded and the operator wants no unrecorded answer.
+    """
+    count(ending, trail, context)
+    if trail.caller is None:
+        return None
+    usd = spent_usd(ending, trail, context)
+    try:
+        sealed = await record_end(ending, usd, trail, context)
+        receipt = sign_receipt(ending, sealed, trail, context)
+    except RecordUnavailable:
+        if context.settings.audit_failure == "refuse":
+            await leave(ending, usd, (), trail, context)
+            raise
+        logs.event("audit_unavailable", logging.ERROR, request=trail.incoming.request_id)
+        receipt = None
+    await leave(ending, usd, (*puts, *receipt_put(receipt, trail, context)), trail, context)
+    return receipt
+
+
+def sign_receipt(ending: Ending, sealed: Sealed, trail: Trail, context: GatewayContext) -> str:
+    return context.signer.sign(
+        receipt_of(
+            ending,
+            trail,
+            trail.begun or sealed,
+            context.audit.replica,
+            trail.bundle.places[context.settings.gateway_place],
+            context.store_place,
+            context.clock.now(),
+            hashlib.sha256(trail.incoming.body).hexdigest(),
+        )
+    )
+
+
+async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayContext) -> Sealed:
+    assert trail.caller is not None
+    commit = context.tenant_keys.commit
+    tenant = trail.caller.tenant
+    record: End | Refused
+    if trail.begun is None:
+        record = Refused(
+            request=trail.incoming.request_id,
+            status=ending.status,
+            code=ending.code or ending.outcome,
+            key=trail.caller.key_id,
+            tenant=tenant,
+            facts=trail.facts,
+            revision=trail.bundle.revision,
+            serial=trail.bundle.serial,
+            rules=trail.rules,
+            receipt=trail.receipt_id,
+            request_hmac=commit(tenant, trail.incoming.body),
+        )
+    else:
+        record = End(
+            request=trail.incoming.request_id,
+            began=trail.begun.sequence,
+            tenant=tenant,
+            outcome=ending.outcome,
+            status=ending.status,
+            attempts=tuple(TriedRecord(one.place.id, one.outcome, one.upstream) for one in trail.tried),
+            cache=trail.cache,
+            receipt=trail.receipt_id,
+            code=ending.code,
+            usage=ending.usage,
+            cost_usd_nano=round(usd * NANO),
+            answer_hmac=commit(tenant, ending.answer.sha256.encode()),
+        )
+    return await context.audit.append(record.kind, record.fields())
+
+
+async def leave(
+    ending: Ending, usd: float, puts: tuple[Put, ...], trail: Trail, context: GatewayContext
+) -> None:
+    """Settles the reservation and writes taint and values, in one round trip; nothing after a cache hit."""
+    if trail.reservation is None or trail.facts is None or trail.conversation is None or trail.caller is None:
+        return
+    reservation, trail.reservation = trail.reservation, None
+    labels = known_names(trail.facts.labels, trail.bundle.vocabulary)
+    context.taints.remember(trail.conversation, labels)
+    await context.store.leave(
+        Leaving(
+            tenant=trail.caller.tenant,
+            reservation=reservation,
+            used_tokens=used_tokens(ending, reservation, trail),
+            used_usd_nano=round(usd * NANO),
+            conversation=trail.conversation,
+            labels=labels,
+            puts=puts,
+        )
+    )
+
+
+def used_tokens(ending: Ending, reservation: Reservation, trail: Trail) -> int:
+    """Tokens to charge. An answer that broke off tells no usage: what was reserved is charged then."""
+    if ending.usage is not None:
+        return ending.usage.prompt_tokens + ending.usage.completion_tokens
+    reached = any(one.outcome == "answered" for one in trail.tried)
+    return reservation.tokens if reached else 0
+
+
+def spent_usd(ending: Ending, trail: Trail, context: GatewayContext) -> float:
+    """USD for this answer at the place that made it; what was reserved when it broke off without telling."""
+    answered = next((one.place for one in reversed(trail.tried) if one.outcome == "answered"), None)
+    if answered is None or trail.facts is None or ending.outcome == "cached":
+        return 0.0
+    if ending.usage is None:
+        return trail.reservation.usd_nano / NANO if trail.reservation else 0.0
+    return context.prices.cost_usd(answered, trail.facts.model, ending.usage)
+
+
+def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> tuple[Put, ...]:
+    """The receipt, sealed under its tenant's key, to be fetched by id: where the store may keep records."""
+    ttl_s = context.settings.receipt_ttl_s
+    if receipt is None or trail.caller is None or trail.permitted is None or not ttl_s:
+        return ()
+    if context.store_place is None or not trail.permitted.allows(Action.RECORD, context.store_place):
+        return ()
+    key = storage_key(trail.receipt_id)
+    sealed = context.tenant_keys.seal(trail.caller.tenant, key.encode(), receipt.encode())
+    return (Put(key, sealed, ttl_s),)
+
+
+def count(ending: Ending, trail: Trail, context: GatewayContext) -> None:
+    metrics = context.metrics
+    metrics.requests.labels(ending.outcome, str(ending.status)).inc()
+    metrics.seconds.labels(ending.outcome).observe(context.clock.monotonic_s() - trail.started_s)
+    metrics.cache.labels(trail.cache).inc()
+    for one in trail.tried:
+        metrics.attempts.labels(one.place.id, one.outcome).inc()
+    if ending.usage is not None and trail.tried:
+        place = trail.tried[-1].place.id
+        metrics.tokens.labels(place, "in").inc(ending.usage.prompt_tokens)
+        metrics.tokens.labels(place, "out").inc(ending.usage.completion_tokens)
+
+
+def answer_headers(receipt: str | None, trail: Trail) -> Headers:
+    """`x-douane-*` of an answer. A receipt over 4 KB stays here; its id is sent alone."""
+    headers: Headers = [
+        (b"x-request-id", trail.incoming.request_id.encode()),
+        (b"x-douane-decision", decision_text(trail).encode()),
+        (b"x-douane-cache", trail.cache.encode()),
+    ]
+    if receipt is not None:
+        headers.append((HEADER.encode(), header_value(trail.receipt_id, receipt).encode()))
+    return headers
+
+
+def decision_text(trail: Trail) -> str:
+    """Revision, route and rules, for example `sha256:1f…; route=default; rules=public-anywhere`."""
+    parts = [trail.bundle.revision[:19]]
+    if trail.decision is not None:
+        parts.append(f"route={trail.decision.route}")
+    if trail.rules:
+        parts.append(f"rules={','.join(trail.rules)}")
+    if trail.facts is not None:
+        parts.append(f"labels={','.join(trail.facts.labels.names())}")
+    return "; ".join(parts)
+
+
+async def refuse(error: DouaneError, trail: Trail, hangup: Hangup, context: GatewayContext) -> Reply:
+    """The reply to a request that is not answered; once the caller is known, with a receipt of the refusal."""
+    hangup.disarm()
+    body = error_reply(error, trail.incoming.request_id).body
+    assert isinstance(body, bytes)
+    ending = Ending(
+        "refused" if trail.begun is None else "failed",
+        error.status,
+        whole_answer(body),
+        code="client_gone" if hangup.happened else error.code,
+    )
+    try:
+        receipt = await conclude(ending, trail, context)
+    except RecordUnavailable as unavailable:
+        return error_reply(unavailable, trail.incoming.request_id)
+    return error_reply(error, trail.incoming.request_id, answer_headers(receipt, trail)[1:])

@@ -1,0 +1,54 @@
+"""Everything that a request needs from outside, as one value; opened and closed in one place (`opening.py`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.audit.base import AuditSink
+from gateway.backends.prices import Prices
+from gateway.building import Backends
+from gateway.clock import Clock
+from gateway.metrics import Metrics
+from gateway.policies import Policies
+from gateway.receipts.signer import ReceiptSigner
+from gateway.routing.health import Health
+from gateway.settings import Settings
+from gateway.store.base import Store
+from gateway.taints import RememberedTaints
+from gateway.tenant_keys import TenantKeys
+
+
+@dataclass
+class Readiness:
+    """Whether new requests are welcome; turned off once, when the process is asked to stop."""
+
+    ready: bool = True
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def stop(self) -> None:
+        self.ready = False
+        self.stopping.set()
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayContext:
+    """The seams of the gateway. `store_place` is the place id of the store, None when nothing may be kept in it;
+    `demo_keys` maps the SHA-256 of API keys made at run time to tenants."""
+
+    settings: Settings
+    policies: Policies
+    backends: Backends
+    health: Health
+    store: Store
+    store_place: str | None
+    taints: RememberedTaints
+    tenant_keys: TenantKeys
+    audit: AuditSink
+    signer: ReceiptSigner
+    prices: Prices
+    metrics: Metrics
+    clock: Clock
+    readiness: Readiness
+    demo_keys: Mapping[str, str]

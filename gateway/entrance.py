@@ -1,0 +1,137 @@
+"""Steps 3 to 6 at the gateway's own door: may this request be read here, is there room, is it known already?"""
+
+from __future__ import annotations
+
+from gateway import errors
+from gateway.cache import CachedAnswer, authorised, cache_key, open_entry
+from gateway.context import GatewayContext
+from gateway.conversation import known_names
+from gateway.facts import Caller, Limits, above_ceiling
+from gateway.places import Action
+from gateway.policy.bundle import Bundle
+from gateway.store.base import Entered, Entry, Reservation
+from gateway.trail import Trail
+
+BYTES_PER_TOKEN = 3  # a cautious estimate of a prompt's tokens, corrected when the request leaves
+OUTPUT_TOKENS_ESTIMATE = 4096  # reserved for an answer whose length the caller does not bound
+NANO = 1_000_000_000
+UNLIMITED = Limits()
+
+
+def require_model(asked: str, caller: Caller, bundle: Bundle) -> str:
+    """The canonical name of the model. Raises `ModelNotFound` or `ModelNotAllowed`."""
+    model = bundle.routes.canonical(asked)
+    if caller.models is not None and model not in caller.models:
+        raise errors.ModelNotAllowed(
+            f"this API key may not use `{model}`; it may use `{', '.join(sorted(caller.models))}`", param="model"
+        )
+    return model
+
+
+def require_entrance(trail: Trail, context: GatewayContext) -> None:
+    """Raises `ResidencyDenied` when these facts may not be read by this gateway, or recorded by its audit."""
+    assert trail.permitted is not None and trail.facts is not None and trail.caller is not None
+    if above := above_ceiling(trail.facts, trail.caller, trail.bundle.vocabulary):
+        raise errors.ResidencyDenied(
+            f"the label `{above[0]}` is above what this tenant may carry; send it under a tenant whose `ceiling` allows it",
+            details={"labels": list(above)},
+        )
+    permitted, settings = trail.permitted, context.settings
+    needed = [(Action.RECORD, settings.audit_place), (Action.INFER, settings.gateway_place)]
+    if settings.terminator_place is not None:
+        needed.append((Action.INFER, settings.terminator_place))
+    for action, place in needed:
+        if not permitted.allows(action, place):
+            verdict = permitted.verdict(action, place)
+            trail.rules = (verdict.rule,)
+            raise errors.ResidencyDenied(
+                f"this gateway may not serve the request: `{action}` at `{place}` is denied by `{verdict.rule}`; "
+                "send it to a gateway in a place that its labels permit",
+                details={"rule": verdict.rule, "basis": verdict.basis, "place": place, "action": str(action)},
+            )
+
+
+async def reserve_and_look_up(trail: Trail, context: GatewayContext) -> Entered:
+    """Steps 2, 5 and 6 in one round trip to the store."""
+    trail.cache_key = cache_key_of(trail, context)
+    trail.cache = "off" if trail.cache_key is None else "miss"
+    return await enter(trail, context)
+
+
+async def enter(trail: Trail, context: GatewayContext) -> Entered:
+    assert trail.facts is not None and trail.caller is not None and trail.conversation is not None
+    vocabulary = trail.bundle.vocabulary
+    reservation = estimate(trail, context)
+    entered = await context.store.enter(
+        Entry(
+            tenant=trail.caller.tenant,
+            conversation=trail.conversation,
+            known_labels=known_names(trail.facts.labels, vocabulary),
+            at_ceiling=vocabulary.within(trail.caller.ceiling, trail.facts.labels),
+            reservation=reservation,
+            cache_key=trail.cache_key,
+        )
+    )
+    if entered.accepted and entered.overrun is None and entered.cached is None:
+        trail.reservation = reservation
+    return entered
+
+
+def cache_key_of(trail: Trail, context: GatewayContext) -> str | None:
+    """The key of this request's cache partition and entry; None when it may not be kept in this store."""
+    assert trail.chat is not None and trail.permitted is not None
+    if not context.settings.cache_ttl_s:
+        return None
+    return cache_key(trail.chat, trail.permitted, context.store_place, context.tenant_keys.commit)
+
+
+def estimate(trail: Trail, context: GatewayContext) -> Reservation:
+    """The most that this request should use: its bytes, its bound on the answer, the dearest permitted place."""
+    assert trail.caller is not None and trail.chat is not None and trail.permitted is not None
+    caller = trail.caller
+    if caller.limits == UNLIMITED:
+        return Reservation(trail.incoming.request_id, caller.key_id, 0, 0, caller.limits)
+    prompt_tokens = len(trail.incoming.body) // BYTES_PER_TOKEN + 1
+    output_tokens = trail.chat.max_output_tokens or OUTPUT_TOKENS_ESTIMATE
+    model = trail.permitted.facts.model
+    usd = max(
+        (
+            context.prices.estimate_usd(trail.bundle.places[place], model, prompt_tokens, output_tokens)
+            for place in trail.permitted.places[Action.INFER] & context.backends.keys()
+        ),
+        default=0.0,
+    )
+    return Reservation(
+        trail.incoming.request_id, caller.key_id, prompt_tokens + output_tokens, round(usd * NANO), caller.limits
+    )
+
+
+def require_room(entered: Entered) -> None:
+    """Raises `RateLimited` or `BudgetExceeded` when one of the caller's limits is used up."""
+    overrun = entered.overrun
+    if overrun is None:
+        return
+    kind = errors.BudgetExceeded if overrun.limit == "usd_per_day" else errors.RateLimited
+    raise kind(
+        f"the limit `{overrun.limit}` of this API key is used up; try again after {overrun.retry_after_s:.0f} s",
+        retry_after_s=overrun.retry_after_s,
+        details={"limit": overrun.limit},
+    )
+
+
+async def look_up(entered: Entered, trail: Trail, context: GatewayContext) -> CachedAnswer | None:
+    """The cached answer, if there is one that today's bundle still permits to be told.
+
+    An entry that cannot be used took the place of a reservation: the request then enters once more, as one
+    that looks nothing up.
+    """
+    if entered.cached is None:
+        return None
+    assert trail.cache_key is not None and trail.caller is not None and trail.permitted is not None
+    cached = open_entry(entered.cached, trail.cache_key, trail.caller.tenant, context.tenant_keys)
+    if cached is not None and authorised(cached, trail.permitted, context.store_place):
+        trail.cache = "hit"
+        return cached
+    trail.cache_key, trail.cache = None, "miss"
+    require_room(await enter(trail, context))
+    return None

@@ -1,0 +1,97 @@
+"""Opening and closing every seam of the gateway, in one place and in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from gateway import __version__
+from gateway.audit.files import open_file_audit
+from gateway.audit.records import Started, Stopped
+from gateway.backends.http import open_http
+from gateway.backends.prices import Prices
+from gateway.building import Backends
+from gateway.clock import SystemClock
+from gateway.context import GatewayContext, Readiness
+from gateway.metrics import Metrics
+from gateway.policies import Policies, loaded_record
+from gateway.policy.load import load_bundle
+from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed
+from gateway.receipts.keys import load_signer
+from gateway.routing.health import Health
+from gateway.settings import Settings
+from gateway.store.base import Store
+from gateway.store.epochs import EpochMemory
+from gateway.store.memory import MemoryStore
+from gateway.store.redis import RedisStore
+from gateway.taints import RememberedTaints
+from gateway.tenant_keys import TenantKeys
+
+MASTER_KEY = "master.key"
+RECEIPT_KEY = "receipt-key.pem"
+RETIRED_KEYS = "retired-keys"
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> AsyncIterator[GatewayContext]:
+    """Everything a request needs, open; closed in the reverse order.
+
+    Raises what the parts raise when they cannot be opened: `PolicyInvalid`, `PolicyTestsFailed`,
+    `KeyFileInvalid`, `AuditUnusable`, `SettingsInvalid`.
+    """
+    clock = SystemClock()
+    metrics = Metrics()
+    bundle = await asyncio.to_thread(load_bundle, settings.policies)
+    async with AsyncExitStack() as stack:
+        keys = TenantKeys.from_file(settings.state_dir / MASTER_KEY)
+        signer = load_signer(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
+        audit = open_file_audit(settings.state_dir / "audit", clock, settings.audit_durability)
+        stack.push_async_callback(audit.aclose)
+        store, store_place = await open_store(settings)
+        stack.push_async_callback(store.aclose)
+        http = await stack.enter_async_context(open_http())
+        backends = Backends(settings, http, keys)
+        backends.rebuild(bundle)
+        policies = Policies(settings.policies, bundle, load_bundle, (PolicyInvalid, PolicyTestsFailed), audit, metrics, backends.rebuild)
+        started = Started(
+            __version__, settings.gateway_place, bundle.revision, bundle.serial, settings.audit_durability,
+            signer.kid, bool(demo_keys),
+        )  # fmt: skip
+        await audit.append(started.kind, started.fields())
+        loaded = loaded_record(bundle, None)
+        await audit.append(loaded.kind, loaded.fields())
+        context = GatewayContext(
+            settings=settings,
+            policies=policies,
+            backends=backends,
+            health=Health(),
+            store=store,
+            store_place=store_place if store_place in bundle.places else None,
+            taints=RememberedTaints(),
+            tenant_keys=keys,
+            audit=audit,
+            signer=signer,
+            prices=Prices.load(),
+            metrics=metrics,
+            clock=clock,
+            readiness=Readiness(),
+            demo_keys=demo_keys,
+        )
+        watcher = asyncio.create_task(policies.watch(settings.policy_poll_s))
+        try:
+            yield context
+        finally:
+            watcher.cancel()
+            stopped = Stopped("asked to stop", int(metrics.in_flight._value.get()))
+            await audit.append(stopped.kind, stopped.fields())
+
+
+async def open_store(settings: Settings) -> tuple[Store, str | None]:
+    if settings.redis_url is None:
+        # What the process remembers ends with it, so there is nothing of an earlier one to be unsure of.
+        return MemoryStore(EpochMemory.open(None, "memory")), settings.memory_place
+    store = await RedisStore.open(
+        settings.redis_url.get_secret_value(), state_dir=settings.state_dir, replicas=settings.replicas
+    )
+    return store, settings.redis_place

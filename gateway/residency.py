@@ -1,0 +1,37 @@
+"""What a refused caller reads: the rule, its basis, and the nearest thing that would be permitted."""
+
+from __future__ import annotations
+
+from gateway import errors
+from gateway.context import GatewayContext
+from gateway.places import Action
+from gateway.policy.alternative import nearest_alternative
+from gateway.trail import Trail
+
+
+def require_permitted(trail: Trail, context: GatewayContext) -> None:
+    """Raises `ResidencyDenied` when the plan is empty because no backend that exists here is permitted.
+
+    A permitted backend that is down is another matter: then the plan's attempts, or their absence, say so.
+    """
+    assert trail.decision is not None and trail.permitted is not None and trail.facts is not None
+    decision, permitted = trail.decision, trail.permitted
+    if decision.attempts or any(one.reason != "unconfigured" for one in decision.skipped):
+        planned = dict.fromkeys(permitted.verdict(Action.INFER, one.place.id).rule for one in decision.attempts)
+        trail.rules = tuple(planned)
+        return
+    denied = [
+        permitted.verdict(Action.INFER, place)
+        for place in context.backends
+        if place in trail.bundle.places and not permitted.allows(Action.INFER, place)
+    ]
+    trail.rules = tuple(dict.fromkeys(verdict.rule for verdict in denied))
+    basis = next((verdict.basis for verdict in denied if verdict.basis), None)
+    named = f"rule `{trail.rules[0]}`" if trail.rules else "the bundle"
+    labels = ", ".join(f"`{name}`" for name in trail.facts.labels.names())
+    raise errors.ResidencyDenied(
+        f"no configured backend is permitted for `{trail.facts.model}` with the labels {labels}: {named} denies it"
+        + (f" ({basis})" if basis else "")
+        + f"; {nearest_alternative(trail.facts, trail.bundle)}",
+        details={"rule": trail.rules[0] if trail.rules else None, "rules": list(trail.rules), "basis": basis},
+    )

@@ -1,0 +1,73 @@
+"""From settings to a running gateway: opens the seams, serves until asked to stop, closes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from gateway import logs
+from gateway.app import create_app
+from gateway.backends.base import BackendFault
+from gateway.context import GatewayContext
+from gateway.engine_process import running_engine
+from gateway.opening import open_context
+from gateway.server import GatewayServer, server_config
+from gateway.settings import Settings
+
+CUT_OFF_S = 5.0  # for answers that were cut off at the end of the grace time to be recorded
+
+
+async def serve(
+    settings: Settings,
+    demo_keys: Mapping[str, str],
+    started: Callable[[int], None],
+) -> None:
+    """Serves until SIGINT or SIGTERM. `started` is called with the port once connections are accepted."""
+    loop = asyncio.get_running_loop()
+    logs.log_loop_errors(loop)
+    async with AsyncExitStack() as stack:
+        settings = await stack.enter_async_context(with_engine(settings))
+        context = await stack.enter_async_context(open_context(settings, demo_keys))
+        reloads: set[asyncio.Task[bool]] = set()
+
+        def reload() -> None:
+            task = loop.create_task(context.policies.reload())
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        server = GatewayServer(
+            server_config(create_app(settings, context), settings), context.readiness.stop, started
+        )
+        probing = asyncio.create_task(probe_backends(context))
+        try:
+            await server.serve()
+        finally:
+            probing.cancel()
+            if server.server_state.tasks:
+                await asyncio.wait(server.server_state.tasks, timeout=CUT_OFF_S)
+
+
+@asynccontextmanager
+async def with_engine(settings: Settings) -> AsyncIterator[Settings]:
+    """The settings, with the URL and secret of an engine that runs as long as the block, if one is to be started."""
+    if settings.model is None or settings.engine_url is not None:
+        yield settings
+        return
+    secret_file = settings.state_dir / "engine-secret"
+    async with running_engine(settings.model, settings.engine_port, secret_file) as engine:
+        yield Settings.model_validate(
+            {**settings.model_dump(), "engine_url": engine.url, "engine_secret": engine.secret, "engine_models": engine.models}
+        )
+
+
+async def probe_backends(context: GatewayContext) -> None:
+    """Says in the log at start which backends cannot take requests; nothing depends on it."""
+    for place, backend in context.backends.items():
+        try:
+            await backend.probe()
+        except BackendFault as fault:
+            logs.event("backend_not_ready", logging.WARNING, place=place, fault=fault.kind)

@@ -1,0 +1,43 @@
+"""What is known of one request so far: filled from top to bottom as it goes, told at its end.
+
+The one mutable value of a request's life. Whoever must say how a request ended (answered, refused, cut off)
+finds here everything that had been decided by then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.audit.base import Sealed
+from gateway.facts import Caller, Facts
+from gateway.ingress import Incoming
+from gateway.openai import ChatRequest
+from gateway.policy.bundle import Bundle
+from gateway.policy.permit import Permitted
+from gateway.routing.attempts import Tried
+from gateway.routing.plan import Decision
+from gateway.store.base import Conversation, Reservation
+
+
+@dataclass(slots=True)
+class Trail:
+    incoming: Incoming
+    bundle: Bundle
+    started_s: float
+    caller: Caller | None = None
+    chat: ChatRequest | None = None
+    facts: Facts | None = None
+    permitted: Permitted | None = None
+    conversation: Conversation | None = None
+    reservation: Reservation | None = None  # set while something is reserved
+    cache_key: str | None = None
+    cache: str = "off"  # `off`, `miss` or `hit`
+    decision: Decision | None = None
+    begun: Sealed | None = None
+    tried: list[Tried] = field(default_factory=list)
+    rules: tuple[str, ...] = ()
+
+    @property
+    def receipt_id(self) -> str:
+        """A receipt is named after its request."""
+        return f"rcpt_{self.incoming.request_id.removeprefix('req_')}"
