@@ -31,7 +31,7 @@ demo: venv-run ## a short tour: spill-over, residency, refusal, cache, receipts
 	@exec $(BIN)/douane demo
 
 test: venv-dev ## the tests, on two processes (PYTEST_ARGS="-k word" narrows)
-	@exec $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 
 check: venv-dev ## linter, formatter, types, and the rules of the tree
 	$(BIN)/ruff check .

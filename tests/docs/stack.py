@@ -1,4 +1,4 @@
-"""One `douane serve --demo` on ports of its own, for the snippets that talk to it."""
+"""One `make run` on ports of its own for the snippets that talk to it, ended as Ctrl-C would end it."""
 
 from __future__ import annotations
 
