@@ -11,7 +11,7 @@ import pytest
 from tests.not_run import NotRun, in_ci
 
 # What a developer has exported for real use must not decide what a test sees.
-SCRUBBED = ("AWS_", "DOUANE_", "OPENAI_", "LITELLM_", "REDIS_")
+SCRUBBED = ("AWS_", "DOUANE_", "OPENAI_", "LITELLM_", "REDIS_", "MAKE", "MFLAGS")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
@@ -45,7 +45,5 @@ def pytest_configure(config: pytest.Config) -> None:
     """Runs in the main process and in each worker, before anything is collected."""
     clean_environment()
     sys.addaudithook(refuse_other_machines)
-    config.addinivalue_line(
-        "markers", "needs(*tools): programs that the test starts (tests/needs.py)"
-    )
+    config.addinivalue_line("markers", "needs(*tools): programs that the test starts (tests/needs.py)")
     config.pluginmanager.register(NotRun(in_ci()), "not-run")

@@ -57,6 +57,19 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+def running_in_session(session: int) -> list[str]:
+    """The command lines of processes of a session, zombies aside."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, of_session = (folder / "stat").read_text().rpartition(") ")[2].split()[:4]
+            if int(of_session) == session and state != "Z":
+                found.append((folder / "cmdline").read_text().replace("\0", " ").strip())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we looked
+    return found
+
+
 def answers(url: str) -> bool:
     """Whether a GET of `url` is answered with 200."""
     try:
@@ -79,7 +92,8 @@ def demo_stack(folder: Path) -> Iterator[Stack]:
     }
     with printed.open("wb") as output:
         process = subprocess.Popen(
-            [str(BIN / "douane"), "serve", "--demo"],
+            # `-o`: the environment that these tests run in is the one to use, as it is.
+            ["make", "-s", "-o", "venv-run", "run", f"VENV={BIN.parent}"],
             cwd=ROOT,
             env=environment,
             stdout=output,
@@ -94,12 +108,13 @@ def demo_stack(folder: Path) -> Iterator[Stack]:
             time.sleep(0.1)
         yield Stack(port, KEY, printed)
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
         try:
             process.wait(END_WITHIN_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-    if answers(f"http://127.0.0.1:{engine_port}/healthz"):
-        raise RuntimeError("the engine outlived the gateway that started it")
+    if left := running_in_session(process.pid):
+        raise RuntimeError(f"Ctrl-C left processes running: {left}")

@@ -41,7 +41,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield running
 
 
-@pytest.mark.needs("curl")
+@pytest.mark.needs("curl", "make")
 @pytest.mark.parametrize("snippet", of_kind("demo"))
 def test_a_snippet_works_against_the_running_demo(snippet: Snippet, stack: Stack) -> None:
     run(snippet, stack.adapt(snippet.text), stack.environment())

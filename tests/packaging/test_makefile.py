@@ -42,7 +42,9 @@ def test_make_alone_lists_the_targets_and_does_nothing_else() -> None:
 def test_a_target_sees_to_its_environment_and_gives_its_place_to_the_program(
     target: str, environment: str, command: str
 ) -> None:
-    printed = make("-n", "VENV=.venv", target).splitlines()
+    printed = make(
+        "-n", "VENV=.venv", "PYTHON=python3", "PYTEST_ARGS=", "BENCH_ARGS=--json", target
+    ).splitlines()
 
     assert printed[-2:] == [f"python3 requirements/install.py {environment}", command]
 

@@ -75,10 +75,10 @@ def test_sources_and_files_that_have_grown_too_large_are_problems(root: Path) ->
     (root / "gateway/long.py").write_text("x = 1\n" * (tree.SOURCE_LINES + 1))
     (root / "large.bin").write_bytes(bytes(tree.FILE_BYTES + 1))
 
-    assert list(tree.sizes(root, ["gateway/long.py", "large.bin"])) == [
-        f"gateway/long.py: {tree.SOURCE_LINES + 1} lines, more than {tree.SOURCE_LINES}: split it",
-        f"large.bin: {tree.FILE_BYTES + 1} bytes, more than {tree.FILE_BYTES}: what is that large is made, not kept",
-    ]
+    lines, size = list(tree.sizes(root, ["gateway/long.py", "large.bin"]))
+
+    assert lines == f"gateway/long.py: {tree.SOURCE_LINES + 1} lines, more than {tree.SOURCE_LINES}: split it"
+    assert size.startswith(f"large.bin: {tree.FILE_BYTES + 1} bytes, more than {tree.FILE_BYTES}: ")
 
 
 @pytest.mark.needs("git")
