@@ -116,7 +116,7 @@ class BedrockBackend:
             ) from None
 
     async def probe(self) -> None:
-        """Checks credentials and reachability with a signed call that Bedrock refuses before any model runs."""
+        """Checks credentials and reachability by a signed call that is refused before any model runs."""
         model_id = next(iter(self._place.models.values()))
         body = b'{"messages":[]}'
         url = self._endpoint.operation(model_id, "converse")

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import Any
 
 import orjson
@@ -152,7 +153,8 @@ class Emulator:
             yield EncodedEvent(eventstream.event(event_type, members), event_type == "metadata")
 
     async def spoil(self, scope: Scope, fault: Fault, event: EncodedEvent, send: Send) -> bool:
-        """Applies a fault in the stream; True when the answer ends with it."""
+        """Applies a fault in the stream, after its delay; True when the answer ends with it."""
+        await asyncio.sleep(fault.delay_s if fault.kind != "slow_first_token" else 0)
         match fault.kind:
             case "stream_error":
                 error = fault.aws_error(self.model)
@@ -178,8 +180,6 @@ class Emulator:
             case "reset":
                 abort(scope)
                 return True
-            case "stall":
-                await asyncio.sleep(fault.delay_s)
         return False
 
     def record(
@@ -275,6 +275,7 @@ async def send_start(
     send: Send, status: int, request_id: str, content_type: str, length: int | None = None, **headers: str
 ) -> None:
     fields = {
+        "date": formatdate(usegmt=True),
         "content-type": content_type,
         "x-amzn-requestid": request_id,
         "x-douane-emulated": "1",

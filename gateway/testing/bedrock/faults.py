@@ -19,7 +19,7 @@ Kind = Literal[
     "bad_crc",  # after `after_events` events a frame whose checksum is wrong
     "no_metadata",  # the stream ends properly, but without its last event
     "slow_first_token",  # `delay_s` before the first byte of the answer's body
-    "stall",  # after `after_events` events silence for `delay_s`
+    "stall",  # after `after_events` events silence for `delay_s`, then the rest
     "redirect",  # 307 to `location`
     "garbage",  # 200 with a body that is no JSON or event stream
     "oversize",  # 200 with a body of `size_bytes`

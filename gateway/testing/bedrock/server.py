@@ -1,22 +1,24 @@
-"""Runs an emulated region over real HTTP, in this process, on loopback."""
+"""Runs an emulated region over real HTTP, in this process, on loopback.
+
+uvicorn's protocol speaks HTTP; its server, with its signal handlers and its clock, is not needed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from gateway.testing.bedrock.app import TRANSPORT_EXTENSION, ConnectionCut, Emulator, Receive, Scope, Send
 from gateway.testing.bedrock.ledger import Connection
-
-START_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +56,21 @@ class LedgerProtocol(H11Protocol):
         self.app = ConnectionApp(emulator, transport)
 
 
-class EmulatorServer(uvicorn.Server):
-    """A server that says when it is ready, and leaves the process's signals to whoever runs it."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 def configure(emulator: Emulator, certificate: Path | None, key: Path | None) -> uvicorn.Config:
-    return uvicorn.Config(
+    config = uvicorn.Config(
         emulator,
         http=LedgerProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
-        log_level="critical",
+        log_config=None,
         access_log=False,
         proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
         ssl_certfile=str(certificate) if certificate else None,
         ssl_keyfile=str(key) if key else None,
     )
+    config.load()
+    return config
 
 
 @asynccontextmanager
@@ -98,17 +84,21 @@ async def running_emulator(
 ) -> AsyncIterator[Running]:
     """Serves a region on 127.0.0.1 until the block ends; port 0 is a free one, a certificate makes it TLS."""
     emulator = emulator or Emulator(region)
-    server = EmulatorServer(configure(emulator, certificate, key))
+    config = configure(emulator, certificate, key)
+    state = ServerState()
     listener = socket.create_server(("127.0.0.1", port))
     bound: int = listener.getsockname()[1]
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    server = await asyncio.get_running_loop().create_server(
+        lambda: LedgerProtocol(config=config, server_state=state, app_state={}), sock=listener, ssl=config.ssl
+    )
     try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            await server.ready.wait()
-        scheme = "https" if certificate else "http"
-        yield Running(f"{scheme}://127.0.0.1:{bound}", bound, emulator)
+        yield Running(f"{'https' if certificate else 'http'}://127.0.0.1:{bound}", bound, emulator)
     finally:
-        server.should_exit = True
-        await serving
-        listener.close()
+        server.close()
+        for connection in list(state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        for task in list(state.tasks):
+            task.cancel()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
         emulator.ledger.close()

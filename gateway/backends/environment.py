@@ -1,0 +1,82 @@
+"""Names what in the environment or in the AWS profile could redirect a request, so that a start can refuse.
+
+The gateway's own client obeys none of it. It is refused all the same: botocore's credential calls and
+litellm would obey it, and an operator who set it expects an effect that must not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import botocore.session
+
+# The services that are used: inference itself, and those that credentials may come from.
+USED_SERVICES: Final = ("bedrock-runtime", "sts", "sso", "sso-oidc", "signin")
+PROXIES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
+OTHER_ENDPOINTS: Final = ("AWS_BEDROCK_RUNTIME_ENDPOINT", "OPENAI_BASE_URL", "OPENAI_API_BASE")
+HOST_SWITCHES: Final = ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")
+TRUE: Final = "true"
+
+UNSET: Final = "unset it: a backend's address follows from `places.yaml` and nothing else"
+UNSET_PROXY: Final = "unset it: a proxy would read every request; configure one explicitly, with a place"
+
+
+def forbidden_environment(environ: Mapping[str, str], profiles: Mapping[str, Any]) -> list[str]:
+    """One message for each setting that could redirect inference or the credentials for it; empty is good.
+
+    `profiles` is the AWS configuration as botocore reads it: `{"profiles": {…}, "services": {…}}`, see
+    `aws_configuration`. Values are never repeated: a proxy's address may hold a password.
+    """
+    return [*forbidden_variables(environ), *forbidden_profile_settings(environ, profiles)]
+
+
+def forbidden_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    endpoints = {"AWS_ENDPOINT_URL", *OTHER_ENDPOINTS}
+    endpoints |= {f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}" for service in USED_SERVICES}
+    for name in sorted(environ):
+        if not environ[name].strip():
+            continue
+        if name in endpoints:
+            yield f"`{name}` is set; {UNSET}"
+        elif name.lower() in PROXIES:
+            yield f"`{name}` is set; {UNSET_PROXY}"
+        elif name in HOST_SWITCHES and environ[name].strip().lower() == TRUE:
+            yield f"`{name}` is set, which stands for other hosts than those of `places.yaml`; unset it"
+
+
+def forbidden_profile_settings(environ: Mapping[str, str], profiles: Mapping[str, Any]) -> Iterator[str]:
+    """The same settings in the AWS profile in use and in the profiles that it takes credentials from."""
+    all_profiles = profiles.get("profiles", {})
+    for name in profile_chain(environ, all_profiles):
+        profile = all_profiles[name]
+        if profile.get("endpoint_url"):
+            yield f"aws profile `{name}` sets `endpoint_url`; remove it: {UNSET.removeprefix('unset it: ')}"
+        for switch in ("use_fips_endpoint", "use_dualstack_endpoint"):
+            if str(profile.get(switch, "")).lower() == TRUE:
+                yield f"aws profile `{name}` sets `{switch}`, which stands for other hosts; remove it"
+        section = profile.get("services")
+        services = profiles.get("services", {}).get(section, {}) if section else {}
+        for service in USED_SERVICES:
+            settings = services.get(service.replace("-", "_"), {})
+            if isinstance(settings, Mapping) and settings.get("endpoint_url"):
+                yield (
+                    f"aws profile `{name}` uses services section `{section}`, which sets `endpoint_url` of "
+                    f"`{service}`; remove it: {UNSET.removeprefix('unset it: ')}"
+                )
+
+
+def profile_chain(environ: Mapping[str, str], all_profiles: Mapping[str, Any]) -> Iterator[str]:
+    """The profile in use, then the one its credentials come from, and so on."""
+    name = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
+    seen: set[str] = set()
+    while name in all_profiles and name not in seen:
+        seen.add(name)
+        yield name
+        name = str(all_profiles[name].get("source_profile", ""))
+
+
+def aws_configuration() -> Mapping[str, Any]:
+    """The AWS configuration files of this process as botocore reads them; empty when there are none."""
+    configuration: Mapping[str, Any] = botocore.session.Session().full_config
+    return configuration
