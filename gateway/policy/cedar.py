@@ -75,7 +75,7 @@ def policy_of(rule: Rule, vocabulary: Vocabulary) -> str:
     facts = rule.facts
     conditions = []
     if facts.tenant_in is not None:
-        conditions.append(f"principal in {references(facts.tenant_in, 'Tenant')}")
+        conditions.append(within("principal", facts.tenant_in, "Tenant"))
     if facts.purpose_in is not None:
         conditions.append(f"{texts(facts.purpose_in)}.contains(context.purpose)")
     if facts.model_in is not None:
@@ -104,7 +104,7 @@ def place_conditions(condition: PlaceCondition) -> list[str]:
     """The conditions on a place, as Cedar expressions."""
     found = []
     if condition.place_in is not None:
-        found.append(f"resource in {references(condition.place_in, 'Place')}")
+        found.append(within("resource", condition.place_in, "Place"))
     if condition.operator_under is not None:
         found.append(f"resource.regimes.containsAny({texts(condition.operator_under)})")
     if condition.attested is not None:
@@ -184,11 +184,15 @@ def reference(kind: str, name: str) -> str:
     return f"{NAMESPACE}::{kind}::{json.dumps(name)}"
 
 
-def references(names: Iterable[str], kind: str) -> str:
-    """A set of zones (upper case) and of things of `kind` (lower case)."""
-    return (
-        "[" + ", ".join(reference("Zone" if name.isupper() else kind, name) for name in sorted(names)) + "]"
-    )
+def within(variable: str, names: Iterable[str], kind: str) -> str:
+    """That a variable is in one of these zones (upper case) or is one of these things of `kind` (lower case).
+
+    Cedar's validator wants one type a set, hence two sets where both are named.
+    """
+    zones = [reference("Zone", name) for name in sorted(names) if name.isupper()]
+    things = [reference(kind, name) for name in sorted(names) if not name.isupper()]
+    tests = [f"{variable} in [{', '.join(found)}]" for found in (zones, things) if found]
+    return tests[0] if len(tests) == 1 else f"({' || '.join(tests)})"
 
 
 def texts(words: Iterable[str]) -> str:
