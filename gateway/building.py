@@ -97,6 +97,7 @@ def aws_credentials(settings: Settings) -> AwsCredentials:
     """The machine's credentials only for the real Bedrock; the emulator gets a pair that is worth nothing."""
     session = botocore.session.Session(profile=settings.aws_profile if settings.bedrock == "aws" else None)
     if settings.bedrock == "emulator":
-        session = botocore.session.Session()
-        session.set_credentials("DOUANEDEMOACCESSKEY0", "demo-secret-of-no-account")
+        from gateway.testing.bedrock.signature import Keys  # the demo's part, not loaded otherwise
+
+        session.set_credentials(Keys().access_key, Keys().secret_key)
     return AwsCredentials(session)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 
 import orjson
 
 from gateway import errors
-from gateway.backends.base import Answer, AnswerStream, BackendFault, Chunk, Usage
+from gateway.audit.chain import time_text
+from gateway.backends.base import Answer, AnswerStream, BackendFault, Upstream, Usage
 from gateway.begin import record_begin
-from gateway.cache import CachedAnswer, cache_put
-from gateway.conclusion import Ending, answer_headers, conclude
+from gateway.cache import CachedAnswer, Origin, complete_stream, seal_entry
+from gateway.conclusion import answer_headers, conclude, whole_answer
 from gateway.context import GatewayContext
 from gateway.hangup import Hangup
 from gateway.ingress import Headers, Reply
 from gateway.places import Place
+from gateway.receipts.assemble import Ending
+from gateway.receipts.delivery import stream_comment
+from gateway.receipts.digest import StreamDigest
+from gateway.receipts.receipt import AnswerClaim, CacheOrigin
 from gateway.routing.attempts import Reached, Tried, count_fault, release
+from gateway.store.base import Put
 from gateway.trail import Trail
 
 DONE = b"data: [DONE]\n\n"
@@ -29,9 +34,9 @@ async def deliver_answer(reached: Reached, trail: Trail, hangup: Hangup, context
     assert isinstance(reached.answer, Answer)
     answer, place = reached.answer, reached.attempt.place
     body = orjson.dumps(answer.body)
-    put = cache_put(CachedAnswer.of_body(answer.body, answer.usage, place, answer.upstream, trail), trail, context)
-    ending = Ending("answered", 200, hashlib.sha256(body).hexdigest(), usage=answer.usage, puts=put)
-    receipt = await conclude(ending, trail, context)
+    kept = cached_answer(place, answer.upstream, answer.body["id"], answer.usage, (body,), False, trail, context)
+    ending = Ending("answered", 200, whole_answer(body), usage=answer.usage)
+    receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
     return Reply(200, [*answer_headers(receipt, trail), *place_headers(place, answer.upstream.emulated)], body)
 
 
@@ -48,49 +53,56 @@ async def stream_answer(
 ) -> AsyncGenerator[bytes, None]:
     """The events of an answer as they come; whatever ends it, the end is recorded and signed."""
     assert trail.chat is not None
-    digest, kept, usage = hashlib.sha256(), list[bytes](), None
+    place = reached.attempt.place
     wants_usage = trail.chat.wants_usage_chunk
+    digest, parts, usage = StreamDigest(), list[bytes](), None
     failure: errors.DouaneError | None = None
-    cancelled = False
     try:
         async for batch in stream:
             sent = bytearray()
             for chunk in batch:
-                kept.append(chunk.data)
                 if chunk.usage is not None:
                     usage = chunk.usage
                     if not wants_usage:
                         continue
-                digest.update(chunk.data)
+                else:
+                    parts.append(chunk.data)
+                digest.add(chunk.data)
                 sent += b"data: %b\n\n" % chunk.data
             if sent:
                 yield bytes(sent)
     except BackendFault as fault:
         count_fault(reached.attempt, fault, context.health, context.clock)
-        trail.tried.append(Tried(reached.attempt.place, fault.kind, fault.upstream))
+        trail.tried.append(Tried(place, fault.kind, fault.upstream))
         failure = errors.StreamBroken(
             "the backend's answer ended before it was complete; what arrived is not the whole answer, send the "
             "request again"
         )
     except (asyncio.CancelledError, GeneratorExit):
-        cancelled = True
+        hangup.disarm()
+        code = "client_gone" if hangup.happened else "cut_off"
+        await conclude(Ending("incomplete", 200, stream_claim(digest), code, usage), trail, context)
         raise
     finally:
         hangup.disarm()
         release(reached.attempt, context.health)
         await stream.aclose()
-        if cancelled:
-            await conclude(Ending("cancelled", 200, digest.hexdigest(), usage=usage), trail, context)
-    if failure is not None:
-        ending = Ending("incomplete", 200, digest.hexdigest(), failure.code, usage)
+    try:
+        if failure is None and usage is not None:
+            answer_id = f"chatcmpl-{trail.incoming.request_id}"
+            kept = cached_answer(place, stream.upstream, answer_id, usage, tuple(parts), True, trail, context)
+            ending = Ending("answered", 200, stream_claim(digest), usage=usage)
+            receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
+            yield receipt_comment(receipt) + DONE
+            return
+        assert failure is not None
+        event = orjson.dumps(failure.body())
+        digest.add(event)
+        ending = Ending("incomplete", 200, stream_claim(digest), failure.code, usage)
         receipt = await conclude(ending, trail, context)
-        yield b"data: %b\n\n" % orjson.dumps(failure.body()) + receipt_comment(receipt, trail)
-        return
-    assert usage is not None
-    entry = CachedAnswer.of_chunks(kept, usage, reached.attempt.place, stream.upstream, trail)
-    ending = Ending("answered", 200, digest.hexdigest(), usage=usage, puts=cache_put(entry, trail, context))
-    receipt = await conclude(ending, trail, context)
-    yield receipt_comment(receipt, trail) + DONE
+        yield b"data: %b\n\n" % event + receipt_comment(receipt)
+    except errors.RecordUnavailable as unavailable:
+        yield b"data: %b\n\n" % orjson.dumps(unavailable.body())
 
 
 async def deliver_cached(cached: CachedAnswer, trail: Trail, hangup: Hangup, context: GatewayContext) -> Reply:
@@ -98,28 +110,55 @@ async def deliver_cached(cached: CachedAnswer, trail: Trail, hangup: Hangup, con
     assert trail.chat is not None
     await record_begin(trail, context)
     hangup.disarm()
-    place = trail.bundle.places[cached.place]
-    headers = place_headers(place, cached.emulated)
+    origin = cached.origin
+    headers: Headers = place_headers(trail.bundle.places[origin.place], origin.emulated)
+    claim = CacheOrigin(
+        origin.receipt, origin.issued_at, origin.place, origin.country, origin.operator, origin.labels, origin.emulated
+    )
+    answer_id = f"chatcmpl-{trail.incoming.request_id}"
     if not trail.chat.wants_stream:
-        body = orjson.dumps(cached.body(trail.incoming.request_id))
-        receipt = await conclude(cached_ending(body, cached.usage), trail, context)
+        body = cached.body(answer_id)
+        ending = Ending("cached", 200, whole_answer(body), usage=cached.usage, origin=claim)
+        receipt = await conclude(ending, trail, context)
         return Reply(200, [*answer_headers(receipt, trail), *headers], body)
-    chunks = [
-        chunk.data
-        for chunk in cached.chunks(trail.incoming.request_id)
-        if chunk.usage is None or trail.chat.wants_usage_chunk
-    ]
-    receipt = await conclude(cached_ending(b"".join(chunks), cached.usage), trail, context)
-    pieces = [*(b"data: %b\n\n" % data for data in chunks), receipt_comment(receipt, trail), DONE]
-    return Reply(200, [*answer_headers(None, trail), *headers], replay(pieces))
+    digest, sent = StreamDigest(), bytearray()
+    for chunk in cached.chunks(answer_id):
+        if chunk.usage is None or trail.chat.wants_usage_chunk:
+            digest.add(chunk.data)
+            sent += b"data: %b\n\n" % chunk.data
+    ending = Ending("cached", 200, stream_claim(digest), usage=cached.usage, origin=claim)
+    receipt = await conclude(ending, trail, context)
+    return Reply(200, [*answer_headers(None, trail), *headers], replay(bytes(sent) + receipt_comment(receipt) + DONE))
 
 
-def cached_ending(delivered: bytes, usage: Usage) -> Ending:
-    return Ending("cached", 200, hashlib.sha256(delivered).hexdigest(), usage=usage)
+async def replay(events: bytes) -> AsyncGenerator[bytes, None]:
+    yield events
 
 
-async def replay(pieces: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
-    yield b"".join(pieces)
+def cached_answer(
+    place: Place, upstream: Upstream, answer_id: str, usage: Usage, parts: tuple[bytes, ...], streamed: bool,
+    trail: Trail, context: GatewayContext,
+) -> CachedAnswer | None:  # fmt: skip
+    """What may be kept of this answer; None when nothing may, or when it has no reason why it finished."""
+    if trail.cache_key is None or trail.facts is None or not complete_stream(parts):
+        return None
+    origin = Origin(
+        place=place.id,
+        country=place.country,
+        operator=place.operator,
+        emulated=upstream.emulated,
+        receipt=trail.receipt_id,
+        issued_at=time_text(context.clock.now()),
+        labels=trail.facts.labels.names(),
+    )
+    return CachedAnswer(origin, answer_id, usage, streamed, parts)
+
+
+def cache_put(cached: CachedAnswer | None, trail: Trail, context: GatewayContext) -> tuple[Put, ...]:
+    if cached is None or trail.cache_key is None or trail.caller is None:
+        return ()
+    sealed = seal_entry(cached, trail.cache_key, trail.caller.tenant, context.tenant_keys)
+    return (Put(trail.cache_key, sealed, context.settings.cache_ttl_s),) if sealed is not None else ()
 
 
 def place_headers(place: Place, emulated: bool) -> Headers:
@@ -129,8 +168,9 @@ def place_headers(place: Place, emulated: bool) -> Headers:
     return headers
 
 
-def receipt_comment(receipt: str | None, trail: Trail) -> bytes:
-    """The receipt as an SSE comment, which clients that do not know of it skip."""
-    return b": x-douane-receipt %b\n\n" % (receipt or trail.receipt_id).encode()
+def receipt_comment(receipt: str | None) -> bytes:
+    return stream_comment(receipt) if receipt is not None else b""
 
 
+def stream_claim(digest: StreamDigest) -> AnswerClaim:
+    return AnswerClaim("stream", digest.hexdigest(), digest.size)

@@ -131,6 +131,11 @@ class GatewayServer(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
 
+    async def stop_when(self, event: asyncio.Event) -> None:
+        """Stops as a first signal would, once `event` is set."""
+        await event.wait()
+        self._asked_to_stop()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:

@@ -24,8 +24,9 @@ async def serve(
     settings: Settings,
     demo_keys: Mapping[str, str],
     started: Callable[[int], None],
+    stop: asyncio.Event | None = None,
 ) -> None:
-    """Serves until SIGINT or SIGTERM. `started` is called with the port once connections are accepted."""
+    """Serves until SIGINT, SIGTERM or `stop`. `started` is called with the port once connections are accepted."""
     loop = asyncio.get_running_loop()
     logs.log_loop_errors(loop)
     async with AsyncExitStack() as stack:
@@ -42,11 +43,14 @@ async def serve(
         server = GatewayServer(
             server_config(create_app(settings, context), settings), context.readiness.stop, started
         )
-        probing = asyncio.create_task(probe_backends(context))
+        watching = [asyncio.create_task(probe_backends(context))]
+        if stop is not None:
+            watching.append(asyncio.create_task(server.stop_when(stop)))
         try:
             await server.serve()
         finally:
-            probing.cancel()
+            for task in watching:
+                task.cancel()
             if server.server_state.tasks:
                 await asyncio.wait(server.server_state.tasks, timeout=CUT_OFF_S)
 
