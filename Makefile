@@ -37,6 +37,7 @@ check: venv-dev ## linter, formatter, types, and the rules of the tree
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy requirements/install.py requirements/notices.py .ci/tree.py
 	$(BIN)/python .ci/tree.py
 
 bench: venv-dev ## what the gateway costs beside a bare forwarder, as JSON
