@@ -48,6 +48,7 @@ def main() -> None:
 @click.option("--max-waiting", type=click.IntRange(0), default=8, show_default=True, help="Queue length.")
 @click.option("--max-context-tokens", type=click.IntRange(1), help="Default: all the model was scaled for.")
 @click.option("--vocabulary", type=click.Path(path_type=Path), help="An o200k_base.tiktoken to use.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: one for a small model.")
 @click.option("--tls-cert", type=click.Path(path_type=Path))
 @click.option("--tls-key", type=click.Path(path_type=Path))
 @click.option(
@@ -64,6 +65,7 @@ def serve(
     max_waiting: int,
     max_context_tokens: int | None,
     vocabulary: Path | None,
+    threads: int | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     behind_proxy: bool,
@@ -81,6 +83,7 @@ def serve(
         max_waiting=max_waiting,
         max_context_tokens=max_context_tokens,
         vocabulary=vocabulary,
+        threads=threads,
         tls_cert=tls_cert,
         tls_key=tls_key,
         behind_proxy=behind_proxy,

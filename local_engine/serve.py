@@ -27,6 +27,7 @@ from local_engine.vocabulary import load_vocabulary
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GRACE_S = 5
+SMALL_MODEL_BYTES = 1 << 30
 DEFAULT_MODEL_NAME = "gpt-oss-20b"
 
 
@@ -43,6 +44,7 @@ class ServeOptions:
     max_waiting: int = 8
     max_context_tokens: int | None = None
     vocabulary: Path | None = None
+    threads: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False
@@ -56,6 +58,8 @@ def load_service(options: ServeOptions) -> Service:
             f"`vocab_size` is `{checkpoint.config.vocab_size}`: only a model with all {VOCABULARY_SIZE} "
             "tokens can speak harmony; make one with `--preset demo`"
         )
+    if (threads := options.threads or default_threads(checkpoint)) is not None:
+        torch.set_num_threads(threads)
     longest = checkpoint.config.max_context_tokens
     engine = Engine(
         ReferenceModel(checkpoint, DTYPES[options.dtype]),
@@ -64,6 +68,11 @@ def load_service(options: ServeOptions) -> Service:
     )
     vocabulary = load_vocabulary(options.model, options.vocabulary)
     return Service(engine, vocabulary, served_names(options, checkpoint), checkpoint.fingerprint)
+
+
+def default_threads(checkpoint: Checkpoint) -> int | None:
+    """One for a small model, whose operations are too short to share; None leaves the choice to torch."""
+    return 1 if checkpoint.nbytes < SMALL_MODEL_BYTES else None
 
 
 def served_names(options: ServeOptions, checkpoint: Checkpoint) -> tuple[str, ...]:

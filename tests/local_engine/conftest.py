@@ -6,10 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from openai_harmony import HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding
 
 from local_engine.make import make_checkpoint
 from local_engine.vocabulary import Vocabulary, find_ranks, load_vocabulary
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """These models are tiny, and threads that spin for work are ruinous on a shared machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,9 @@ def test_packed_experts_stay_packed(tiny: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("form", ["hf", "original"])
-def test_a_sharded_checkpoint_is_the_same_checkpoint(tiny: dict[str, Path], tmp_path: Path, form: str) -> None:
+def test_a_sharded_checkpoint_is_the_same_checkpoint(
+    tiny: dict[str, Path], tmp_path: Path, form: str
+) -> None:
     files = make_checkpoint(tmp_path, "tiny", form, seed=1, shard_bytes=100_000)  # type: ignore[arg-type]
     names = [file.name for file in files]
 
@@ -98,7 +100,9 @@ def test_a_foreign_checkpoint_is_known_by_its_files(tiny: dict[str, Path], tmp_p
     assert "random" not in found["fingerprint"]
 
 
-def _edit(tensors: dict[str, torch.Tensor], path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def _edit(
+    tensors: dict[str, torch.Tensor], path: Path, change: Callable[[dict[str, torch.Tensor]], None]
+) -> None:
     change(tensors)
     save_file(tensors, path / "model.safetensors")
 

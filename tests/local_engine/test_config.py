@@ -137,7 +137,10 @@ def changed(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (changed(RELEASED_20B_HF, model_type="llama"), "`model_type` is `llama`"),
         (changed(RELEASED_20B_HF, rms_norm_eps=1e-6), "`rms_norm_eps` is `1e-06`"),
         (changed(RELEASED_20B_HF, tie_word_embeddings=True), "`tie_word_embeddings` is `True`"),
-        (changed(RELEASED_20B_HF, quantization_config=None), "`quantization_config.quant_method` must be `mxfp4`"),
+        (
+            changed(RELEASED_20B_HF, quantization_config=None),
+            "`quantization_config.quant_method` must be `mxfp4`",
+        ),
         (changed(RELEASED_20B_HF, experts_per_token=2), "`num_experts_per_tok` disagree"),
         (changed(RELEASED_20B_HF, layer_types=["full_attention"] * 24), "`layer_types` must alternate"),
         (changed(RELEASED_20B_HF, max_position_embeddings=4096), "`max_position_embeddings` is `4096`"),

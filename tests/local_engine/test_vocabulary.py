@@ -117,5 +117,7 @@ def test_another_models_tokenizer_json_is_refused(tmp_path: Path, raw: object, m
 def test_without_litellm_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
 
-    with pytest.raises(VocabularyError, match=r"put the model's `tokenizer\.json` beside its weights, install"):
+    with pytest.raises(
+        VocabularyError, match=r"put the model's `tokenizer\.json` beside its weights, install"
+    ):
         load_vocabulary()

@@ -120,7 +120,10 @@ CASES = {
     "no header at all": ("<|message|>hi<|return|>", [Read("final", "hi")]),
     "dashes before the channel": ("<|channel|>––commentary<|message|>hi<|end|>", [Read("commentary", "hi")]),
     "question marks for a channel": ("<|channel|>??<|message|>hi<|return|>", [Read("final", "hi")]),
-    "unknown words in the header": ("<|channel|>final nonsense here<|message|>hi<|end|>", [Read("final", "hi")]),
+    "unknown words in the header": (
+        "<|channel|>final nonsense here<|message|>hi<|end|>",
+        [Read("final", "hi")],
+    ),
     "a header that ends without its message": ("<|channel|>final hello<|return|>", [Read("final", " hello")]),
     "a header that ends with nothing to say": ("<|channel|>final<|return|>", []),
     "text without any header": ("just text<|return|>", [Read("final", "just text")]),
@@ -154,7 +157,10 @@ CASES = {
         [Read("final", "hi")],
     ),
     "cut in the middle": ("<|channel|>analysis<|message|>half a", [Read("analysis", "half a")]),
-    "stray special tokens in content": ("<|channel|>final<|message|>a<|constrain|>b<|return|>", [Read("final", "ab")]),
+    "stray special tokens in content": (
+        "<|channel|>final<|message|>a<|constrain|>b<|return|>",
+        [Read("final", "ab")],
+    ),
     "endoftext": ("<|channel|>final<|message|>hi<|endoftext|>", [Read("final", "hi")]),
 }
 
@@ -171,7 +177,7 @@ def test_a_header_that_runs_on_becomes_final_content_as_it_streams(vocabulary: V
     parser = HarmonyParser(vocabulary)
     streamed = [parser.push(token) for token in vocabulary.encode(text)]
 
-    assert streamed[: MAX_HEADER_TOKENS] == [[]] * MAX_HEADER_TOKENS
+    assert streamed[:MAX_HEADER_TOKENS] == [[]] * MAX_HEADER_TOKENS
     opened, first = streamed[MAX_HEADER_TOKENS]
     assert opened == MessageStart(0, Header("final"))
     assert first == TextDelta(0, " word" * (MAX_HEADER_TOKENS + 1))
@@ -204,7 +210,9 @@ def test_characters_split_over_tokens_arrive_whole(vocabulary: Vocabulary) -> No
     head = encode("<|channel|>final<|message|>", vocabulary)
     parser = HarmonyParser(vocabulary)
     events = [
-        event for token in [*head, *(token_of(bytes([b]), vocabulary) for b in data)] for event in parser.push(token)
+        event
+        for token in [*head, *(token_of(bytes([b]), vocabulary) for b in data)]
+        for event in parser.push(token)
     ]
 
     assert [event.text for event in events if isinstance(event, TextDelta)] == ["a", "€", "😀", "é"]
@@ -270,7 +278,20 @@ def test_any_bytes_are_decoded_as_the_library_decodes_them(
 
 
 PIECES = st.sampled_from(
-    [*SPECIALS, "assistant", "user", " to=functions.f", " to=", "analysis", "final", "json", " hi", "\n", "😀", "to=x y"]
+    [
+        *SPECIALS,
+        "assistant",
+        "user",
+        " to=functions.f",
+        " to=",
+        "analysis",
+        "final",
+        "json",
+        " hi",
+        "\n",
+        "😀",
+        "to=x y",
+    ]
 ) | st.text(max_size=6).filter(lambda text: "<|" not in text)
 
 

@@ -43,7 +43,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.sampl
 )
 MESSAGES = st.one_of(
     st.builds(Message, st.just("user"), TEXT, name=st.none() | st.just("ann")),
-    st.builds(Message, st.just("assistant"), TEXT, channel=st.sampled_from(["analysis", "commentary", "final"])),
+    st.builds(
+        Message, st.just("assistant"), TEXT, channel=st.sampled_from(["analysis", "commentary", "final"])
+    ),
     st.builds(
         Message,
         st.just("assistant"),
@@ -97,7 +99,8 @@ def test_the_opening_is_the_librarys(
         developer = developer.with_instructions(instructions)
     if tools:
         described = [
-            ToolDescription.new(t.name, t.description, dict(t.parameters) if t.parameters else None) for t in tools
+            ToolDescription.new(t.name, t.description, dict(t.parameters) if t.parameters else None)
+            for t in tools
         ]
         developer = developer.with_function_tools(described)
     if instructions is not None or tools:
@@ -130,9 +133,7 @@ def test_the_golden_tool_loop(vocabulary: Vocabulary) -> None:
             recipient="functions.get_weather",
             constrain="json",
         ),
-        Message(
-            "tool", "sunny", name="functions.get_weather", channel="commentary", recipient="assistant"
-        ),
+        Message("tool", "sunny", name="functions.get_weather", channel="commentary", recipient="assistant"),
     ]
     text = b"".join(vocabulary.token_bytes(token) for token in render_prompt(messages, vocabulary)).decode()
 
@@ -163,7 +164,10 @@ def test_a_tool_message_without_a_name_is_a_mistake_of_the_caller(vocabulary: Vo
 
 
 def test_the_reasoning_of_finished_turns_is_dropped_and_that_of_an_open_tool_loop_kept() -> None:
-    thought, call = Message("assistant", "t", channel="analysis"), Message("assistant", "{}", recipient="functions.f")
+    thought, call = (
+        Message("assistant", "t", channel="analysis"),
+        Message("assistant", "{}", recipient="functions.f"),
+    )
     user, final = Message("user", "u"), Message("assistant", "done", channel="final")
     answer = Message("tool", "r", name="functions.f")
 

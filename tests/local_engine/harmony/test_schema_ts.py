@@ -57,7 +57,9 @@ ANNOTATIONS: dict[str, st.SearchStrategy[Any]] = {
     "examples": st.lists(SCALARS, max_size=2),
     "enum": st.lists(SCALARS, max_size=3),
 }
-KINDS = st.sampled_from(["string", "number", "integer", "boolean", "null", "object", "array", ["integer", "null"]])
+KINDS = st.sampled_from(
+    ["string", "number", "integer", "boolean", "null", "object", "array", ["integer", "null"]]
+)
 
 
 def _grown(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -75,9 +77,7 @@ def _grown(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-SCHEMAS = st.recursive(
-    st.fixed_dictionaries({"type": KINDS}, optional=ANNOTATIONS), _grown, max_leaves=8
-)
+SCHEMAS = st.recursive(st.fixed_dictionaries({"type": KINDS}, optional=ANNOTATIONS), _grown, max_leaves=8)
 
 
 def by_library(library: HarmonyEncoding, tools: list[FunctionTool]) -> str:
@@ -104,7 +104,12 @@ def test_every_construct_is_written_as_the_library_writes_it(library: HarmonyEnc
 @pytest.mark.parametrize(
     "schema",
     [
-        {"oneOf": [{"type": "string", "description": "d", "default": "x"}, {"type": "integer", "default": 3}]},
+        {
+            "oneOf": [
+                {"type": "string", "description": "d", "default": "x"},
+                {"type": "integer", "default": 3},
+            ]
+        },
         {"oneOf": [{"type": "string", "enum": ["a"], "default": "a"}, {"type": "number", "nullable": True}]},
         {"type": []},
         {"type": "object", "properties": {"p": {"oneOf": []}}},
