@@ -13,8 +13,7 @@ from gateway.backends.endpoint import Endpoint
 from gateway.backends.http import open_http
 from gateway.testing.bedrock.app import Emulator
 from gateway.testing.bedrock.server import Running, running_emulator
-
-from .support import SERVICE_MODEL, bedrock_place, emulator_signer
+from tests.backends.support import SERVICE_MODEL, bedrock_place, emulator_signer
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,7 @@ from gateway.backends.endpoint import Endpoint
 from gateway.testing.bedrock.faults import Fault
 from gateway.testing.bedrock.server import Running, running_emulator
 from gateway.testing.bedrock.signature import Keys
-
-from .support import MODEL, SERVICE_MODEL, attempt, bedrock_place, chat, emulator_signer, tool
+from tests.backends.support import MODEL, SERVICE_MODEL, attempt, bedrock_place, chat, emulator_signer, tool
 
 WEATHER = tool("get_weather", city={"type": "string"})
 TEXT = "[emulated Bedrock, eu-central-1, no model] You said: hello there"

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -113,7 +113,6 @@ class Emulator:
             return
         if kind == "reset" and fault and fault.after_events == 0:
             abort(scope)
-            return
         if fault and kind in ("slow_first_token", "stall") and call.operation == "Converse":
             await asyncio.sleep(fault.delay_s)
         if fault and kind in ("garbage", "oversize"):
@@ -179,7 +178,6 @@ class Emulator:
                 raise ConnectionCut
             case "reset":
                 abort(scope)
-                return True
         return False
 
     def record(
@@ -251,10 +249,11 @@ def latency_ms(reply: answers.Reply) -> int:
     return 10 + reply.output_tokens
 
 
-def abort(scope: Scope) -> None:
+def abort(scope: Scope) -> NoReturn:
     """Drops the connection without a word; needs the server of `server.py`, which hands its transport on."""
     transport: asyncio.Transport = scope["extensions"][TRANSPORT_EXTENSION]["transport"]
     transport.abort()
+    raise ConnectionCut
 
 
 async def read_body(receive: Receive) -> bytes:

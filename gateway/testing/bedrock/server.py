@@ -43,6 +43,7 @@ class ConnectionApp:
             await self.emulator(scope, receive, send)
         except ConnectionCut:
             self.transport.close()
+            await receive()  # until uvicorn knows that the connection is gone
 
 
 class LedgerProtocol(H11Protocol):
