@@ -23,16 +23,21 @@ class Conversation:
     """Where the labels of a conversation are kept.
 
     `reads` are digests that a past turn may have written: of the session id and of every earlier prefix of
-    the messages. `writes` are those that a later turn will read. A first turn without a session id reads none.
+    the messages. `writes` are those that a later turn will read. A first turn without a session id reads
+    none.
+
+    One of the first `vouchers` of `reads` must be on record in the store's present epoch for the store to
+    answer for the conversation, unless that epoch is the first one that this tenant ever had.
     """
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    vouchers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What a request may use at most, held until it leaves. Money is in 10⁻⁹ USD."""
+    """What a request may use at most, held until it leaves. Money is in 10⁻⁹ USD; `id` is unique."""
 
     id: str
     key_id: str
@@ -45,7 +50,7 @@ class Reservation:
 class Entry:
     tenant: str
     conversation: Conversation
-    known_labels: frozenset[str]  # label names that the request is judged with
+    known_labels: frozenset[str]  # what the request is judged with, with every lower word of the scale
     at_ceiling: bool  # judged at the highest labels of its tenant: an unreadable taint can add nothing
     reservation: Reservation
     cache_key: str | None  # None: nothing may be looked up
@@ -68,6 +73,10 @@ class Entered:
     conversation at the highest labels that its tenant may carry.
     `accepted` is False when nothing was reserved or looked up because the taint exceeds `known_labels`,
     or because it is unreadable, the conversation has a past, and the request is not judged `at_ceiling` yet.
+
+    An accepted request has its `known_labels` on record for its conversation from here on, so that not even
+    a crash forgets them. It holds its reservation, and must `leave`, unless it is `overrun` or `cached`:
+    then it holds nothing, and a hit has counted as one request.
     """
 
     taint: frozenset[str]
@@ -91,7 +100,7 @@ class Leaving:
     used_tokens: int
     used_usd_nano: int
     conversation: Conversation
-    labels: frozenset[str]  # label names that the conversation has now carried
+    labels: frozenset[str]  # what the conversation has now carried, with every lower word of the scale
     puts: tuple[Put, ...]
 
 
