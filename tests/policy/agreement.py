@@ -50,9 +50,14 @@ class Cedar:
                 yield question, (result.allowed, frozenset(named.values()))
 
 
-def questions(bundle: Bundle, facts: Iterable[Facts]) -> Iterator[Question]:
-    """Every action at every place, for each of these facts."""
-    return itertools.product(facts, Action, sorted(bundle.places))
+def questions(bundle: Bundle, facts: Iterable[Facts], *, offered: bool = False) -> Iterator[Question]:
+    """Every action at every place (only those that the place's kind offers), for each of these facts."""
+    pairs = [
+        (action, place.id)
+        for action, place in itertools.product(Action, bundle.places.values())
+        if action in place.actions or not offered
+    ]
+    return ((one, action, place) for one, (action, place) in itertools.product(facts, pairs))
 
 
 def disagreements(

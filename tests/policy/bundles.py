@@ -67,6 +67,7 @@ def every_condition() -> Bundle:
     files["residency/all.yaml"] = EVERY_CONDITION.encode()
     files["tests/all.yaml"] = EVERY_CONDITION_TEST.encode()
     files["places.yaml"] += EXTRA_PLACES.encode()
+    files["zones.yaml"] = files["zones.yaml"].replace(b"\noperators:\n", EXTRA_ATTESTATION.encode())
     return compile_files(Files(files)).bundle
 
 
@@ -75,12 +76,31 @@ EXTRA_PLACES = """
     kind: engine
     country: IE
     operator: aws
+    attested: [audited]
     models: {gpt-oss-20b: gpt-oss-20b}
+
+  - id: second-engine
+    kind: engine
+    country: NO
+    operator: self
+    attested: [on-premises, audited]
+    models: {gpt-oss-120b: gpt-oss-120b}
 
   - id: traces-abroad
     kind: trace
     country: CH
     operator: self
+
+  - id: rented-traces-abroad
+    kind: trace
+    country: NO
+    operator: aws
+"""
+
+EXTRA_ATTESTATION = """
+  audited: {means: somebody came and looked, source: own-statement}
+
+operators:
 """
 
 EVERY_CONDITION = """
@@ -114,6 +134,10 @@ EVERY_CONDITION = """
 - id: p-premises
   permit: [infer, cache, log, record]
   when: {attested: on-premises}
+- id: f-audited
+  forbid: [infer]
+  when: {sensitivity_at_least: internal, purpose_in: care}
+  unless: {attested: [on-premises, audited]}
 - id: p-everywhere
   permit: [infer]
 - id: p-abroad
@@ -168,18 +192,23 @@ def every_facts(bundle: Bundle, tenants: Iterable[str]) -> Iterator[Facts]:
 
 
 def one_of_each_class(bundle: Bundle) -> list[Facts]:
-    """One example of each equivalence class, by the bundle's own table, over all of its tenants."""
+    """One example of each combination of tenants, purposes, models and labels that the rules tell apart.
+
+    This is finer than the sets of rules that apply: two facts are together only when no condition on any
+    axis sees a difference between them, so that a condition which a bug drops is missed nowhere. Tenants that
+    are not named after their country are all in it: a rule may name them by id.
+    """
     table = bundle.table
-    found: dict[tuple[str, int], Facts] = {}
-    by_mask = {mask: tenant for tenant, mask in table.tenants.items()}
+    tenants = {mask: tenant for tenant, mask in table.tenants.items()}
+    named = {tenant for tenant in table.tenants if not tenant[0].startswith("any-")}
     purposes = {mask: purpose for purpose, mask in table.purposes.items()}
-    labels_by_mask = {mask: labels for labels, mask in table.labels.items()}
-    for (of_tenant, (tenant, zone)), (of_purpose, purpose), model, (of_labels, labels) in itertools.product(
-        by_mask.items(), purposes.items(), table.models, labels_by_mask.items()
-    ):
-        key = (model, of_tenant & of_purpose & table.models[model] & of_labels)
-        found.setdefault(key, Facts(tenant, zone, purpose, model, labels))
-    return list(found.values())
+    labels = {mask: one for one, mask in table.labels.items()}
+    return [
+        Facts(tenant, zone, purpose, model, one)
+        for (tenant, zone), purpose, model, one in itertools.product(
+            sorted({*tenants.values(), *named}), purposes.values(), table.models, labels.values()
+        )
+    ]
 
 
 def bundle_of(
