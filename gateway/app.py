@@ -1,4 +1,4 @@
-"""The application is a value: `create_app(settings, context)` lists every route, and nothing else adds one."""
+"""The application is a value: `create_app(settings, context)` lists every route; nothing else adds one."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def create_app(settings: Settings, context: GatewayContext) -> FastAPI:
     async def readyz() -> Response:
         """Whether new requests are welcome: off while stopping."""
         ready = context.readiness.ready
-        return as_response(Reply(200 if ready else 503, [], b'{"status":"ready"}' if ready else b'{"status":"stopping"}'))
+        return as_response(
+            Reply(200 if ready else 503, [], b'{"status":"ready"}' if ready else b'{"status":"stopping"}')
+        )
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -104,7 +106,9 @@ class ChatEndpoint:
             with Hangup(receive) as hangup:
                 try:
                     if not context.readiness.ready:
-                        raise errors.ShuttingDown("this gateway is stopping; send the request again", retry_after_s=1)
+                        raise errors.ShuttingDown(
+                            "this gateway is stopping; send the request again", retry_after_s=1
+                        )
                     incoming = await read_request(
                         scope, receive, request_id, settings.body_limit_bytes, settings.header_limit_bytes,
                         settings.body_timeout_s,
@@ -114,7 +118,7 @@ class ChatEndpoint:
                 except errors.DouaneError as error:
                     context.metrics.requests.labels("refused", str(error.status)).inc()
                     reply = error_reply(error, request_id)
-                await write_reply(reply, send)
+                await write_reply(reply, send, lambda: hangup.happened)
         except ClientGone:
             context.metrics.requests.labels("client_gone", "499").inc()
         finally:
@@ -136,7 +140,9 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("allow", "another method")
-        known: errors.DouaneError = errors.MethodNotAllowed(f"this path does not take this method; use {allowed}")
+        known: errors.DouaneError = errors.MethodNotAllowed(
+            f"this path does not take this method; use {allowed}"
+        )
     else:
         known = errors.NotFound(
             "this path does not exist here; the API's base is `/v1`, for example `POST /v1/chat/completions`"
@@ -168,4 +174,3 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
         }
     }
     return schema
-

@@ -21,7 +21,9 @@ def authenticate(authorization: str | None, bundle: Bundle, demo_keys: Mapping[s
         raise Unauthenticated("no API key was sent; send it as `Authorization: Bearer KEY`")
     scheme, _, key = authorization.partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
-        raise Unauthenticated("the `Authorization` header is not of the form `Bearer KEY`; send your API key so")
+        raise Unauthenticated(
+            "the `Authorization` header is not of the form `Bearer KEY`; send your API key so"
+        )
     hashed = hashlib.sha256(key.strip().encode()).hexdigest()
     caller = bundle.caller(hashed)
     if caller is None and hashed in demo_keys:

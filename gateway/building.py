@@ -33,7 +33,9 @@ class Backends(Mapping[str, Backend]):
 
     def rebuild(self, bundle: Bundle) -> None:
         """Replaces every backend by one for this bundle's places; requests under way keep theirs."""
-        built = ((place, self._build(place)) for place in bundle.places.values() if place.kind in BACKEND_KINDS)
+        built = (
+            (place, self._build(place)) for place in bundle.places.values() if place.kind in BACKEND_KINDS
+        )
         self._backends = {place.id: backend for place, backend in built if backend is not None}
 
     def unable(self, chat: ChatRequest, model: str) -> set[str]:
@@ -45,9 +47,11 @@ class Backends(Mapping[str, Backend]):
         }
 
     def runs(self, place: str, model: str) -> bool:
-        """Whether the backend really has the model loaded: one engine runs one of those that its place may."""
-        return place != self._settings.engine_place or self._settings.engine_models in (None, ()) or (
-            model in (self._settings.engine_models or ())
+        """Whether the backend has the model loaded: an engine runs one of those that its place may."""
+        return (
+            place != self._settings.engine_place
+            or self._settings.engine_models in (None, ())
+            or (model in (self._settings.engine_models or ()))
         )
 
     def _build(self, place: Place) -> Backend | None:
@@ -60,13 +64,16 @@ class Backends(Mapping[str, Backend]):
                 given = BackendSettings(url=settings.engine_url, secret=settings.engine_secret)
             if given is None or given.url is None or given.secret is None:
                 return None
-            return engine_backend(place, self._http, given.url, given.secret.get_secret_value(), self._keys.salt)
+            return engine_backend(
+                place, self._http, given.url, given.secret.get_secret_value(), self._keys.salt
+            )
         if given is None:
             return None
         if place.kind == "litellm":
             from gateway.backends.litellm_backend import LiteLLMBackend  # only where one is configured
 
-            return LiteLLMBackend(place, given)
+            secret = given.secret.get_secret_value() if given.secret else None
+            return LiteLLMBackend(place, api_key=secret, api_base=given.url)
         if given.url is None:
             raise SettingsInvalid((f"`backends.{place.id}` has no `url`; add the server's base URL",))
         secret = given.secret.get_secret_value() if given.secret else None
@@ -81,7 +88,9 @@ class Backends(Mapping[str, Backend]):
             if url is None:
                 return None
             endpoint = Endpoint(url, emulated=True)
-        return BedrockBackend(place, self._http, SigV4Signer(self._credentials, place.region), endpoint=endpoint)
+        return BedrockBackend(
+            place, self._http, SigV4Signer(self._credentials, place.region), endpoint=endpoint
+        )
 
     def __getitem__(self, place: str) -> Backend:
         return self._backends[place]

@@ -39,7 +39,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class CachedAnswer:
-    """A complete answer. `parts` is the JSON text of the body alone, or of each chunk up to the usage chunk."""
+    """A complete answer. `parts` is the JSON text of the body, or of each chunk before the usage chunk."""
 
     origin: Origin
     id: str  # of the answer when it was made; replaced when it is told again
@@ -74,14 +74,20 @@ def cache_key(
         return None
     facts = permitted.facts
     partition = (
-        FORMAT, facts.labels.names(), facts.model, facts.purpose, facts.zone, permitted.digest, permitted.revision,
+        FORMAT,
+        facts.labels.names(),
+        facts.model,
+        facts.purpose,
+        facts.zone,
+        permitted.digest,
+        permitted.revision,
         chat.forwarded(),
-    )  # fmt: skip
+    )
     return "answer/" + commit(facts.tenant, orjson.dumps(partition, option=orjson.OPT_SORT_KEYS))
 
 
 def authorised(cached: CachedAnswer, permitted: Permitted, store_place: str | None) -> bool:
-    """Whether today's bundle lets this request have this answer: made where it may be made, kept where it may be."""
+    """Whether today's bundle lets this request have this answer: made and kept where that is permitted."""
     return (
         store_place is not None
         and permitted.allows(Action.INFER, cached.origin.place)

@@ -15,7 +15,7 @@ from gateway.deliver import deliver_answer, deliver_cached, deliver_stream
 from gateway.entrance import look_up, require_entrance, require_model, require_room, reserve_and_look_up
 from gateway.facts import collect_facts
 from gateway.hangup import Hangup
-from gateway.ingress import Incoming, Reply
+from gateway.ingress import CUT_OFF, Incoming, Reply
 from gateway.openai import parse_chat
 from gateway.policy.permit import permit
 from gateway.residency import require_permitted
@@ -79,8 +79,10 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
     except errors.DouaneError as error:
         return await refuse(error, trail, hangup, context)
     except asyncio.CancelledError:
-        await refuse(errors.ShuttingDown("the answer was cut off"), trail, hangup, context)
-        raise
+        reply = await refuse(CUT_OFF, trail, hangup, context)
+        if hangup.happened:
+            raise
+        return reply  # this process is stopping, and the client is still there to be told
     except Exception:
         logs.event("bug", logging.ERROR, request=incoming.request_id, exc_info=True)
         return await refuse(errors.bug(incoming.request_id), trail, hangup, context)

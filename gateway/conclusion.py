@@ -1,4 +1,4 @@
-"""Step 10: settle what was reserved, record the end, sign the receipt. Also for refusals and cut-off answers."""
+"""Step 10: settle what was reserved, record the end, sign; also for refusals and cut-off answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def whole_answer(body: bytes) -> AnswerClaim:
     return AnswerClaim("body", body_digest(body), len(body))
 
 
-async def conclude(ending: Ending, trail: Trail, context: GatewayContext, puts: tuple[Put, ...] = ()) -> str | None:
+async def conclude(
+    ending: Ending, trail: Trail, context: GatewayContext, puts: tuple[Put, ...] = ()
+) -> str | None:
     """Records, signs, settles. Returns the receipt as a compact JWS; None when the caller is not known.
 
     Raises `RecordUnavailable` when the end cannot be recorded and the operator wants no unrecorded answer.
@@ -193,7 +195,7 @@ def decision_text(trail: Trail) -> str:
 
 
 async def refuse(error: DouaneError, trail: Trail, hangup: Hangup, context: GatewayContext) -> Reply:
-    """The reply to a request that is not answered; once the caller is known, with a receipt of the refusal."""
+    """The reply to a request that is not answered; with a receipt, once the caller is known."""
     hangup.disarm()
     body = error_reply(error, trail.incoming.request_id).body
     assert isinstance(body, bytes)

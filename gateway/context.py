@@ -1,4 +1,4 @@
-"""Everything that a request needs from outside, as one value; opened and closed in one place (`opening.py`)."""
+"""Everything that a request needs from outside, as one value; opened and closed in `opening.py`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class GatewayContext:
-    """The seams of the gateway. `store_place` is the place id of the store, None when nothing may be kept in it;
-    `demo_keys` maps the SHA-256 of API keys made at run time to tenants."""
+    """The seams of the gateway.
+
+    `store_place` is the place id of the store, None when nothing may be kept in it. `demo_keys` maps the
+    SHA-256 of API keys made at run time to tenants.
+    """
 
     settings: Settings
     policies: Policies

@@ -34,10 +34,14 @@ async def deliver_answer(reached: Reached, trail: Trail, hangup: Hangup, context
     assert isinstance(reached.answer, Answer)
     answer, place = reached.answer, reached.attempt.place
     body = orjson.dumps(answer.body)
-    kept = cached_answer(place, answer.upstream, answer.body["id"], answer.usage, (body,), False, trail, context)
+    kept = cached_answer(
+        place, answer.upstream, answer.body["id"], answer.usage, (body,), False, trail, context
+    )
     ending = Ending("answered", 200, whole_answer(body), usage=answer.usage)
     receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
-    return Reply(200, [*answer_headers(receipt, trail), *place_headers(place, answer.upstream.emulated)], body)
+    return Reply(
+        200, [*answer_headers(receipt, trail), *place_headers(place, answer.upstream.emulated)], body
+    )
 
 
 def deliver_stream(reached: Reached, trail: Trail, hangup: Hangup, context: GatewayContext) -> Reply:
@@ -75,8 +79,8 @@ async def stream_answer(
         count_fault(reached.attempt, fault, context.health, context.clock)
         trail.tried.append(Tried(place, fault.kind, fault.upstream))
         failure = errors.StreamBroken(
-            "the backend's answer ended before it was complete; what arrived is not the whole answer, send the "
-            "request again"
+            "the backend's answer ended before it was complete; what arrived is not the whole answer, "
+            "send the request again"
         )
     except (asyncio.CancelledError, GeneratorExit):
         hangup.disarm()
@@ -105,7 +109,9 @@ async def stream_answer(
         yield b"data: %b\n\n" % orjson.dumps(unavailable.body())
 
 
-async def deliver_cached(cached: CachedAnswer, trail: Trail, hangup: Hangup, context: GatewayContext) -> Reply:
+async def deliver_cached(
+    cached: CachedAnswer, trail: Trail, hangup: Hangup, context: GatewayContext
+) -> Reply:
     """A cached answer, plain or replayed as a stream; recorded and signed like any other."""
     assert trail.chat is not None
     await record_begin(trail, context)
@@ -113,7 +119,13 @@ async def deliver_cached(cached: CachedAnswer, trail: Trail, hangup: Hangup, con
     origin = cached.origin
     headers: Headers = place_headers(trail.bundle.places[origin.place], origin.emulated)
     claim = CacheOrigin(
-        origin.receipt, origin.issued_at, origin.place, origin.country, origin.operator, origin.labels, origin.emulated
+        origin.receipt,
+        origin.issued_at,
+        origin.place,
+        origin.country,
+        origin.operator,
+        origin.labels,
+        origin.emulated,
     )
     answer_id = f"chatcmpl-{trail.incoming.request_id}"
     if not trail.chat.wants_stream:
@@ -128,7 +140,9 @@ async def deliver_cached(cached: CachedAnswer, trail: Trail, hangup: Hangup, con
             sent += b"data: %b\n\n" % chunk.data
     ending = Ending("cached", 200, stream_claim(digest), usage=cached.usage, origin=claim)
     receipt = await conclude(ending, trail, context)
-    return Reply(200, [*answer_headers(None, trail), *headers], replay(bytes(sent) + receipt_comment(receipt) + DONE))
+    return Reply(
+        200, [*answer_headers(None, trail), *headers], replay(bytes(sent) + receipt_comment(receipt) + DONE)
+    )
 
 
 async def replay(events: bytes) -> AsyncGenerator[bytes, None]:

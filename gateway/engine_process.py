@@ -49,7 +49,9 @@ async def running_engine(
             models = await until_ready(url, secret, process)
         yield RunningEngine(url, secret, models, process)
     except TimeoutError:
-        raise EngineFailed(f"the engine was not ready after {ready_timeout_s:.0f} s; is the model too large?") from None
+        raise EngineFailed(
+            f"the engine was not ready after {ready_timeout_s:.0f} s; is the model too large?"
+        ) from None
     finally:
         await end(process)
 
@@ -60,15 +62,16 @@ async def until_ready(url: str, secret: str, process: asyncio.subprocess.Process
         while True:
             if process.returncode is not None:
                 raise EngineFailed(
-                    f"the engine ended with exit code {process.returncode} before it was ready; read its message above "
-                    "(is its port taken? set DOUANE_ENGINE_PORT)"
+                    f"the engine ended with exit code {process.returncode} before it was ready; read its "
+                    "message above (is its port taken? set DOUANE_ENGINE_PORT)"
                 )
             try:
                 async with http.get(f"{url}/v1/models") as response:
                     if response.status == 200:
                         return tuple(model["id"] for model in (await response.json())["data"])
                     raise EngineFailed(
-                        f"something else answers at {url} (status {response.status}); free the port or set DOUANE_ENGINE_PORT"
+                        f"something else answers at {url} (status {response.status}); free the port or set "
+                        "DOUANE_ENGINE_PORT"
                     )
             except aiohttp.ClientConnectionError:
                 await asyncio.sleep(READY_POLL_S)

@@ -1,4 +1,4 @@
-"""Steps 3 to 6 at the gateway's own door: may this request be read here, is there room, is it known already?"""
+"""The gateway's own door: may this request be read here, is there room, is its answer known already?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def require_model(asked: str, caller: Caller, bundle: Bundle) -> str:
     model = bundle.routes.canonical(asked)
     if caller.models is not None and model not in caller.models:
         raise errors.ModelNotAllowed(
-            f"this API key may not use `{model}`; it may use `{', '.join(sorted(caller.models))}`", param="model"
+            f"this API key may not use `{model}`; it may use `{', '.join(sorted(caller.models))}`",
+            param="model",
         )
     return model
 
@@ -33,7 +34,8 @@ def require_entrance(trail: Trail, context: GatewayContext) -> None:
     assert trail.permitted is not None and trail.facts is not None and trail.caller is not None
     if above := above_ceiling(trail.facts, trail.caller, trail.bundle.vocabulary):
         raise errors.ResidencyDenied(
-            f"the label `{above[0]}` is above what this tenant may carry; send it under a tenant whose `ceiling` allows it",
+            f"the label `{above[0]}` is above what this tenant may carry; send it under a tenant whose "
+            "`ceiling` allows it",
             details={"labels": list(above)},
         )
     permitted, settings = trail.permitted, context.settings
@@ -45,8 +47,8 @@ def require_entrance(trail: Trail, context: GatewayContext) -> None:
             verdict = permitted.verdict(action, place)
             trail.rules = (verdict.rule,)
             raise errors.ResidencyDenied(
-                f"this gateway may not serve the request: `{action}` at `{place}` is denied by `{verdict.rule}`; "
-                "send it to a gateway in a place that its labels permit",
+                f"this gateway may not serve the request: `{action}` at `{place}` is denied by "
+                f"`{verdict.rule}`; send it to a gateway in a place that its labels permit",
                 details={"rule": verdict.rule, "basis": verdict.basis, "place": place, "action": str(action)},
             )
 
@@ -86,7 +88,7 @@ def cache_key_of(trail: Trail, context: GatewayContext) -> str | None:
 
 
 def estimate(trail: Trail, context: GatewayContext) -> Reservation:
-    """The most that this request should use: its bytes, its bound on the answer, the dearest permitted place."""
+    """The most that this request should use: its bytes, its bound on the answer, the dearest place."""
     assert trail.caller is not None and trail.chat is not None and trail.permitted is not None
     caller = trail.caller
     if caller.limits == UNLIMITED:
@@ -102,7 +104,11 @@ def estimate(trail: Trail, context: GatewayContext) -> Reservation:
         default=0.0,
     )
     return Reservation(
-        trail.incoming.request_id, caller.key_id, prompt_tokens + output_tokens, round(usd * NANO), caller.limits
+        trail.incoming.request_id,
+        caller.key_id,
+        prompt_tokens + output_tokens,
+        round(usd * NANO),
+        caller.limits,
     )
 
 
@@ -113,7 +119,8 @@ def require_room(entered: Entered) -> None:
         return
     kind = errors.BudgetExceeded if overrun.limit == "usd_per_day" else errors.RateLimited
     raise kind(
-        f"the limit `{overrun.limit}` of this API key is used up; try again after {overrun.retry_after_s:.0f} s",
+        f"the limit `{overrun.limit}` of this API key is used up; "
+        f"try again after {overrun.retry_after_s:.0f} s",
         retry_after_s=overrun.retry_after_s,
         details={"limit": overrun.limit},
     )

@@ -1,4 +1,4 @@
-"""Noticing that the client hung up while its answer is being made, so that the work can be cancelled at once."""
+"""Noticing that the client hung up while its answer is being made, so that the work is cancelled at once."""
 
 from __future__ import annotations
 

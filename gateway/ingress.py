@@ -15,7 +15,15 @@ from typing import Any
 
 import orjson
 
-from gateway.errors import BodyTooLarge, DouaneError, HeadersTooLarge, InvalidRequest, RequestTimeout, UnsupportedEncoding
+from gateway.errors import (
+    BodyTooLarge,
+    DouaneError,
+    HeadersTooLarge,
+    InvalidRequest,
+    RequestTimeout,
+    ShuttingDown,
+    UnsupportedEncoding,
+)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -26,6 +34,7 @@ JSON_TYPE = b"application/json"
 # A body over the limit is read and thrown away up to this many times the limit, so that a client that sends
 # before it listens still hears why it was refused.
 DISCARD_LIMITS = 4
+CUT_OFF = ShuttingDown("this gateway stopped before the answer was complete; send the request again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,11 @@ def new_request_id() -> str:
 async def read_request(
     scope: Scope, receive: Receive, request_id: str, limit_bytes: int, head_limit_bytes: int, timeout_s: float
 ) -> Incoming:
-    """Reads a JSON request. Raises `InvalidRequest`, `HeadersTooLarge`, `BodyTooLarge`, `UnsupportedEncoding`,
-    `RequestTimeout` or `ClientGone`."""
+    """Reads a JSON request.
+
+    Raises `InvalidRequest`, `HeadersTooLarge`, `BodyTooLarge`, `UnsupportedEncoding`, `RequestTimeout` or
+    `ClientGone`.
+    """
     authorization = content_type = None
     labels: list[str] = []
     declared_bytes: int | None = None
@@ -75,18 +87,26 @@ async def read_request(
         elif name == b"content-type":
             content_type = value
         elif name == b"content-encoding" and value.lower() != b"identity":
-            raise UnsupportedEncoding("compressed bodies are not read; send the JSON as it is, without `content-encoding`")
+            raise UnsupportedEncoding(
+                "compressed bodies are not read; send the JSON as it is, without `content-encoding`"
+            )
         elif name == b"content-length":
             declared_bytes = int(value) if value.isdigit() else None
     if head_bytes > head_limit_bytes:
-        raise HeadersTooLarge(f"the request's headers are over the limit of {head_limit_bytes} bytes; send fewer")
+        raise HeadersTooLarge(
+            f"the request's headers are over the limit of {head_limit_bytes} bytes; send fewer"
+        )
     if content_type is not None and content_type.partition(b";")[0].strip().lower() != JSON_TYPE:
-        raise UnsupportedEncoding("the body's `content-type` is not JSON; send `content-type: application/json`")
+        raise UnsupportedEncoding(
+            "the body's `content-type` is not JSON; send `content-type: application/json`"
+        )
     try:
         async with asyncio.timeout(timeout_s):
             body = await read_body(receive, declared_bytes, limit_bytes)
     except TimeoutError:
-        raise RequestTimeout(f"the body did not arrive within {timeout_s:g} s; send it faster or in smaller pieces") from None
+        raise RequestTimeout(
+            f"the body did not arrive within {timeout_s:g} s; send it faster or in smaller pieces"
+        ) from None
     return Incoming(request_id, authorization, ",".join(labels) if labels else None, body)
 
 
@@ -132,8 +152,11 @@ def json_reply(status: int, content: Any, headers: Headers | None = None) -> Rep
     return Reply(status, headers or [], orjson.dumps(content))
 
 
-async def write_reply(reply: Reply, send: Send) -> None:
-    """Sends a whole body, or an event stream piece by piece."""
+async def write_reply(reply: Reply, send: Send, gone: Callable[[], bool]) -> None:
+    """Sends a whole body, or an event stream piece by piece.
+
+    A stream that this process must cut off ends with an error event, unless the client is `gone`.
+    """
     headers = [*reply.headers]
     if isinstance(reply.body, bytes):
         if not any(name == b"content-type" for name, _ in headers):
@@ -148,7 +171,12 @@ async def write_reply(reply: Reply, send: Send) -> None:
         (b"x-accel-buffering", b"no"),
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    async with aclosing(reply.body) as pieces:
-        async for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    try:
+        async with aclosing(reply.body) as pieces:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+    except asyncio.CancelledError:
+        if not gone():
+            await send({"type": "http.response.body", "body": b"data: %b\n\n" % orjson.dumps(CUT_OFF.body())})
+        raise
     await send({"type": "http.response.body", "body": b""})

@@ -46,8 +46,10 @@ def describe(exc_info: Any) -> dict[str, Any]:
     frames: list[str] = []
     while error is not None and len(types) < FRAMES_MAX:
         types.append(type(error).__qualname__)
-        for frame in traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]:
-            frames.append(f"{frame.filename.rsplit('/', 3)[-1]}:{frame.lineno} {frame.name}")
+        frames.extend(
+            f"{frame.filename.rsplit('/', 3)[-1]}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]
+        )
         error = error.__cause__ or error.__context__
     return {"types": types, "frames": frames[:FRAMES_MAX]}
 

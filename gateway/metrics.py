@@ -33,7 +33,11 @@ class Metrics:
             return Gauge(name, text, registry=self.registry)
 
         set_once = object.__setattr__
-        set_once(self, "requests", counter("douane_requests", "Requests by outcome and HTTP status", "outcome", "status"))
+        set_once(
+            self,
+            "requests",
+            counter("douane_requests", "Requests by outcome and HTTP status", "outcome", "status"),
+        )
         set_once(
             self,
             "seconds",
@@ -42,8 +46,12 @@ class Metrics:
                 buckets=SECONDS, registry=self.registry,
             ),
         )  # fmt: skip
-        set_once(self, "attempts", counter("douane_attempts", "Tries by place and outcome", "place", "outcome"))
-        set_once(self, "tokens", counter("douane_tokens", "Tokens by place and direction", "place", "direction"))
+        set_once(
+            self, "attempts", counter("douane_attempts", "Tries by place and outcome", "place", "outcome")
+        )
+        set_once(
+            self, "tokens", counter("douane_tokens", "Tokens by place and direction", "place", "direction")
+        )
         set_once(self, "usd", counter("douane_usd", "Money spent, in USD, by place", "place"))
         set_once(self, "cache", counter("douane_cache", "Cache look-ups by status", "status"))
         set_once(self, "in_flight", gauge("douane_in_flight", "Requests under way"))

@@ -21,6 +21,12 @@ def list_models(authorization: str | None, context: GatewayContext) -> Reply:
         places = sorted(place for place in permitted if context.backends.runs(place, model))
         if places:
             listed.append(
-                {"id": model, "object": "model", "created": 0, "owned_by": "openai", "douane": {"places": places}}
+                {
+                    "id": model,
+                    "object": "model",
+                    "created": 0,
+                    "owned_by": "openai",
+                    "douane": {"places": places},
+                }
             )
     return json_reply(200, {"object": "list", "data": listed})

@@ -32,7 +32,9 @@ REFUSED: Mapping[str, str] = {
 }
 
 # Fields that concern the gateway and are not sent to a backend.
-GATEWAY_ONLY = frozenset({"metadata", "model", "safety_identifier", "service_tier", "store", "stream", "stream_options", "user"})
+GATEWAY_ONLY = frozenset(
+    {"metadata", "model", "safety_identifier", "service_tier", "store", "stream", "stream_options", "user"}
+)
 
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -78,7 +80,7 @@ class UserMessage(Wire):
 
 
 class AssistantMessage(Wire):
-    """A past answer. `reasoning` (also as `reasoning_content`) is what this API returned; it is never re-sent."""
+    """A past answer. `reasoning`, also spelled `reasoning_content`, is what this API returned with it."""
 
     role: Literal["assistant"]
     content: str | list[TextPart | RefusalPart] | None = None
@@ -184,7 +186,7 @@ class ChatRequest(Wire):
 
     @property
     def max_output_tokens(self) -> int | None:
-        """The caller's bound on the answer, reasoning included; `max_completion_tokens` wins over the older name."""
+        """The caller's bound on the answer, reasoning included; `max_completion_tokens` wins."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
@@ -202,7 +204,9 @@ class ChatRequest(Wire):
 
     def forwarded(self) -> dict[str, Any]:
         """The part of the request that concerns a backend; nulls, which mean the default, are left out."""
-        return {key: value for key, value in self._wire.items() if value is not None and key not in GATEWAY_ONLY}
+        return {
+            key: value for key, value in self._wire.items() if value is not None and key not in GATEWAY_ONLY
+        }
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -215,7 +219,8 @@ def parse_chat(body: bytes) -> ChatRequest:
         wire = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise MalformedBody(
-            f"the body is not valid JSON (line {error.lineno}, column {error.colno}); send one JSON object in UTF-8"
+            f"the body is not valid JSON (line {error.lineno}, column {error.colno}); "
+            "send one JSON object in UTF-8"
         ) from None
     if not isinstance(wire, dict):
         raise MalformedBody("the body must be a JSON object with `model` and `messages`")
@@ -242,7 +247,9 @@ def explain_invalid(error: ValidationError) -> InvalidRequest:
         name = unknown_name(problem["loc"][-1])
         near = difflib.get_close_matches(name.strip("`"), KNOWN_FIELDS, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "remove it"
-        return UnknownParameter(f"`{path}` holds {name}, which the chat API does not have; {hint}", param=path)
+        return UnknownParameter(
+            f"`{path}` holds {name}, which the chat API does not have; {hint}", param=path
+        )
     if problem["type"] == "missing":
         return InvalidRequest(f"`{path}` is missing; add it", param=path)
     if problem["type"] == "union_tag_invalid":
@@ -250,12 +257,16 @@ def explain_invalid(error: ValidationError) -> InvalidRequest:
         return InvalidRequest(f"`{path}` has a kind that is not supported; it may be {expected}", param=path)
     if problem["type"] == "literal_error":
         expected = problem.get("ctx", {}).get("expected", "")
-        return UnsupportedParameter(f"`{path}` has a value that is not supported; it may be {expected}", param=path)
-    return InvalidRequest(f"`{path}` is invalid: {problem['msg'][:1].lower()}{problem['msg'][1:]}", param=path)
+        return UnsupportedParameter(
+            f"`{path}` has a value that is not supported; it may be {expected}", param=path
+        )
+    return InvalidRequest(
+        f"`{path}` is invalid: {problem['msg'][:1].lower()}{problem['msg'][1:]}", param=path
+    )
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
-    """`('messages', 0, 'user', 'content')` → `messages[0].content`; only names of our own models are repeated."""
+    """`('messages', 0, 'user', 'content')` → `messages[0].content`; repeats only names of our own."""
     return "".join(path_parts(location)).lstrip(".") or "body"
 
 
@@ -288,7 +299,9 @@ def require_shallow(wire: Mapping[str, Any], *fields: str) -> None:
             if not level:
                 break
         else:
-            raise MalformedBody(f"`{field}` nests deeper than {JSON_DEPTH_MAX} levels; flatten it", param=field)
+            raise MalformedBody(
+                f"`{field}` nests deeper than {JSON_DEPTH_MAX} levels; flatten it", param=field
+            )
 
 
 def model_fields(*models: type[Wire]) -> frozenset[str]:
@@ -297,6 +310,6 @@ def model_fields(*models: type[Wire]) -> frozenset[str]:
 
 KNOWN_FIELDS = model_fields(
     ChatRequest, TextPart, RefusalPart, FunctionCall, ToolCall, SystemMessage, UserMessage, AssistantMessage,
-    ToolMessage, FunctionDefinition, Tool, NamedFunction, NamedToolChoice, StreamOptions, JsonSchema, TextFormat,
-    JsonSchemaFormat,
+    ToolMessage, FunctionDefinition, Tool, NamedFunction, NamedToolChoice, StreamOptions, JsonSchema,
+    TextFormat, JsonSchemaFormat,
 )  # fmt: skip

@@ -53,7 +53,15 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
         http = await stack.enter_async_context(open_http())
         backends = Backends(settings, http, keys)
         backends.rebuild(bundle)
-        policies = Policies(settings.policies, bundle, load_bundle, (PolicyInvalid, PolicyTestsFailed), audit, metrics, backends.rebuild)
+        policies = Policies(
+            settings.policies,
+            bundle,
+            load_bundle,
+            (PolicyInvalid, PolicyTestsFailed),
+            audit,
+            metrics,
+            backends.rebuild,
+        )
         started = Started(
             __version__, settings.gateway_place, bundle.revision, bundle.serial, settings.audit_durability,
             signer.kid, bool(demo_keys),

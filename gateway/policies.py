@@ -87,12 +87,14 @@ def places_of(refused: Exception) -> tuple[str, ...]:
 
 
 def fingerprint(directory: Path) -> Fingerprint:
-    """Path, time, size and inode of every file of the bundle, through symlinks; empty when it is not there."""
+    """Path, time, size and inode of every file of the bundle, through symlinks; empty without one."""
     try:
         root = directory.resolve(strict=True)
         files = sorted(path for path in root.rglob("*") if path.is_file())
         return tuple(
-            (str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino) for path in files for stat in [path.stat()]
+            (str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            for path in files
+            for stat in [path.stat()]
         )
     except OSError:
         return ()

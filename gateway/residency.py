@@ -17,7 +17,9 @@ def require_permitted(trail: Trail, context: GatewayContext) -> None:
     assert trail.decision is not None and trail.permitted is not None and trail.facts is not None
     decision, permitted = trail.decision, trail.permitted
     if decision.attempts or any(one.reason != "unconfigured" for one in decision.skipped):
-        planned = dict.fromkeys(permitted.verdict(Action.INFER, one.place.id).rule for one in decision.attempts)
+        planned = dict.fromkeys(
+            permitted.verdict(Action.INFER, one.place.id).rule for one in decision.attempts
+        )
         trail.rules = tuple(planned)
         return
     denied = [
@@ -30,7 +32,8 @@ def require_permitted(trail: Trail, context: GatewayContext) -> None:
     named = f"rule `{trail.rules[0]}`" if trail.rules else "the bundle"
     labels = ", ".join(f"`{name}`" for name in trail.facts.labels.names())
     raise errors.ResidencyDenied(
-        f"no configured backend is permitted for `{trail.facts.model}` with the labels {labels}: {named} denies it"
+        f"no configured backend is permitted for `{trail.facts.model}` with the labels {labels}: "
+        f"{named} denies it"
         + (f" ({basis})" if basis else "")
         + f"; {nearest_alternative(trail.facts, trail.bundle)}",
         details={"rule": trail.rules[0] if trail.rules else None, "rules": list(trail.rules), "basis": basis},

@@ -109,7 +109,9 @@ class GatewayServer(uvicorn.Server):
     one ends them. uvicorn would raise the signal again before the gateway's seams are closed.
     """
 
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None], started: Callable[[int], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, stop: Callable[[], None], started: Callable[[int], None]
+    ) -> None:
         super().__init__(config)
         self._stop = stop
         self._started = started

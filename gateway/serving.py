@@ -26,7 +26,7 @@ async def serve(
     started: Callable[[int], None],
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serves until SIGINT, SIGTERM or `stop`. `started` is called with the port once connections are accepted."""
+    """Serves until SIGINT, SIGTERM or `stop`; calls `started` with the port once it accepts connections."""
     loop = asyncio.get_running_loop()
     logs.log_loop_errors(loop)
     async with AsyncExitStack() as stack:
@@ -43,7 +43,7 @@ async def serve(
         server = GatewayServer(
             server_config(create_app(settings, context), settings), context.readiness.stop, started
         )
-        watching = [asyncio.create_task(probe_backends(context))]
+        watching = [asyncio.create_task(probe_engines(context))]
         if stop is not None:
             watching.append(asyncio.create_task(server.stop_when(stop)))
         try:
@@ -57,21 +57,30 @@ async def serve(
 
 @asynccontextmanager
 async def with_engine(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings, with the URL and secret of an engine that runs as long as the block, if one is to be started."""
+    """The settings, with URL and secret of an engine that runs as long as the block, if one is to run."""
     if settings.model is None or settings.engine_url is not None:
         yield settings
         return
     secret_file = settings.state_dir / "engine-secret"
     async with running_engine(settings.model, settings.engine_port, secret_file) as engine:
         yield Settings.model_validate(
-            {**settings.model_dump(), "engine_url": engine.url, "engine_secret": engine.secret, "engine_models": engine.models}
+            {
+                **settings.model_dump(),
+                "engine_url": engine.url,
+                "engine_secret": engine.secret,
+                "engine_models": engine.models,
+            }
         )
 
 
-async def probe_backends(context: GatewayContext) -> None:
-    """Says in the log at start which backends cannot take requests; nothing depends on it."""
+async def probe_engines(context: GatewayContext) -> None:
+    """Says in the log at start when a local engine cannot take requests; nothing depends on it.
+
+    Only engines: a place that no request has been permitted to is not called, not even empty-handed.
+    """
     for place, backend in context.backends.items():
-        try:
-            await backend.probe()
-        except BackendFault as fault:
-            logs.event("backend_not_ready", logging.WARNING, place=place, fault=fault.kind)
+        if backend.place.kind == "engine":
+            try:
+                await backend.probe()
+            except BackendFault as fault:
+                logs.event("backend_not_ready", logging.WARNING, place=place, fault=fault.kind)

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 MIB = 1024 * 1024
@@ -39,7 +47,9 @@ class BackendSettings(BaseModel):
     url: str | None = Field(default=None, description="Base URL of an engine or OpenAI-compatible server.")
     secret: SecretStr | None = Field(default=None, description="Bearer secret of that server.")
     ca_file: Path | None = Field(default=None, description="CA bundle to verify its certificate with.")
-    litellm_model: str | None = Field(default=None, description="For kind `litellm`: LiteLLM's provider prefix.")
+    litellm_model: str | None = Field(
+        default=None, description="For kind `litellm`: LiteLLM's provider prefix."
+    )
 
 
 class Settings(BaseModel):
@@ -51,59 +61,97 @@ class Settings(BaseModel):
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     tls_cert: Path | None = Field(default=None, description="Certificate chain (PEM) to serve TLS with.")
     tls_key: Path | None = Field(default=None, description="Private key (PEM) of that certificate.")
-    behind_proxy: bool = Field(default=False, description="A proxy in front terminates TLS: plain HTTP is meant.")
+    behind_proxy: bool = Field(
+        default=False, description="A proxy in front terminates TLS: plain HTTP is meant."
+    )
     trusted_proxies: Annotated[tuple[IpNetwork, ...], BeforeValidator(split_list)] = Field(
         default=(), description="Addresses whose `X-Forwarded-*` headers are believed."
     )
     policies: Path = Field(default=Path("policies"), description="Directory of the policy bundle.")
-    policy_poll_s: float = Field(default=2.0, gt=0, description="How often the bundle is checked for a change.")
-    state_dir: Path = Field(default=Path("var"), description="Directory of keys, audit and the store's memory.")
+    policy_poll_s: float = Field(
+        default=2.0, gt=0, description="How often the bundle is checked for a change."
+    )
+    state_dir: Path = Field(
+        default=Path("var"), description="Directory of keys, audit and the store's memory."
+    )
     gateway_place: str = Field(default="gateway", description="Place id of this process.")
-    terminator_place: str | None = Field(default=None, description="Place id of the TLS terminator in front, if any.")
+    terminator_place: str | None = Field(
+        default=None, description="Place id of the TLS terminator in front, if any."
+    )
     audit_place: str = Field(default="audit-files", description="Place id of the audit files.")
     audit_durability: Literal["written", "synced"] = Field(
-        default="written", description="`written`: in the kernel's hands before an answer; `synced`: on the disk."
+        default="written",
+        description="`written`: in the kernel's hands before an answer; `synced`: on the disk.",
     )
     audit_failure: Literal["refuse", "continue"] = Field(
         default="refuse", description="When no record can be written: refuse requests, or go on unrecorded."
     )
-    redis_url: SecretStr | None = Field(default=None, description="Redis; without it the store is this process.")
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis; without it the store is this process."
+    )
     redis_place: str | None = Field(
         default="store-redis", description="Place id of that Redis; `null`: nothing is cached in it."
     )
     memory_place: str | None = Field(default="store-memory", description="Place id of the in-process store.")
-    replicas: int = Field(default=1, ge=1, description="Gateways that share the store; bounds the local share.")
+    replicas: int = Field(
+        default=1, ge=1, description="Gateways that share the store; bounds the local share."
+    )
     bedrock: Literal["off", "aws", "emulator"] = Field(
-        default="off", description="`aws`: the bundle's Bedrock places; `emulator`: demo only, labelled as such."
+        default="off",
+        description="`aws`: the bundle's Bedrock places; `emulator`: demo only, labelled as such.",
     )
     aws_profile: str | None = Field(default=None, description="AWS profile to take credentials from.")
-    emulator_urls: dict[str, str] = Field(default_factory=dict, description="Demo only: emulator URL by region.")
-    model: Path | None = Field(default=None, description="gpt-oss checkpoint; `serve` starts an engine for it.")
+    emulator_urls: dict[str, str] = Field(
+        default_factory=dict, description="Demo only: emulator URL by region."
+    )
+    model: Path | None = Field(
+        default=None, description="gpt-oss checkpoint; `serve` starts an engine for it."
+    )
     engine_place: str = Field(default="local-engine", description="Place id of that engine.")
     engine_url: str | None = Field(default=None, description="A local engine that is already running.")
     engine_secret: SecretStr | None = Field(default=None, description="Its bearer secret.")
     engine_models: tuple[str, ...] | None = Field(
         default=None, description="Models that engine has loaded; default: all that its place may run."
     )
-    engine_port: int = Field(default=8081, ge=0, le=65535, description="Port of an engine that `serve` starts.")
-    backends: dict[str, BackendSettings] = Field(default_factory=dict, description="Further backends, by place id.")
+    engine_port: int = Field(
+        default=8081, ge=0, le=65535, description="Port of an engine that `serve` starts."
+    )
+    backends: dict[str, BackendSettings] = Field(
+        default_factory=dict, description="Further backends, by place id."
+    )
     demo_key: SecretStr | None = Field(default=None, description="Demo only: the demo tenant's API key.")
-    cache_ttl_s: int = Field(default=3600, ge=0, description="How long an answer may be replayed; 0: never cached.")
-    receipt_ttl_s: int = Field(default=86_400, ge=0, description="How long a receipt can be fetched by its id.")
-    body_limit_bytes: int = Field(default=4 * MIB, ge=1024, description="Largest request body; above it: 413.")
-    header_limit_bytes: int = Field(default=32 * 1024, ge=1024, description="Largest request head; above it: 431.")
-    header_timeout_s: float = Field(default=10.0, gt=0, description="Time for a client to send its request's head.")
-    body_timeout_s: float = Field(default=30.0, gt=0, description="Time for a client to send its request's body.")
-    grace_s: float = Field(default=30.0, ge=0, description="After SIGTERM: time for running answers to finish.")
+    cache_ttl_s: int = Field(
+        default=3600, ge=0, description="How long an answer may be replayed; 0: never cached."
+    )
+    receipt_ttl_s: int = Field(
+        default=86_400, ge=0, description="How long a receipt can be fetched by its id."
+    )
+    body_limit_bytes: int = Field(
+        default=4 * MIB, ge=1024, description="Largest request body; above it: 413."
+    )
+    header_limit_bytes: int = Field(
+        default=32 * 1024, ge=1024, description="Largest request head; above it: 431."
+    )
+    header_timeout_s: float = Field(
+        default=10.0, gt=0, description="Time for a client to send its request's head."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="Time for a client to send its request's body."
+    )
+    grace_s: float = Field(
+        default=30.0, ge=0, description="After SIGTERM: time for running answers to finish."
+    )
 
     @model_validator(mode="after")
     def exposed_only_with_tls(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("`tls_cert` and `tls_key` belong together: set both (DOUANE_TLS_CERT, DOUANE_TLS_KEY)")
+            raise ValueError(
+                "`tls_cert` and `tls_key` belong together: set both (DOUANE_TLS_CERT, DOUANE_TLS_KEY)"
+            )
         if not is_loopback(self.host) and self.tls_cert is None and not self.behind_proxy:
             raise ValueError(
-                f"`host` {self.host} is beyond loopback and TLS is off: set DOUANE_TLS_CERT and DOUANE_TLS_KEY, or "
-                "DOUANE_BEHIND_PROXY=true when a proxy in front terminates TLS"
+                f"`host` {self.host} is beyond loopback and TLS is off: set DOUANE_TLS_CERT and "
+                "DOUANE_TLS_KEY, or DOUANE_BEHIND_PROXY=true when a proxy in front terminates TLS"
             )
         return self
 
@@ -127,7 +175,9 @@ def read_settings(environ: Mapping[str, str], **given: Any) -> Settings:
     try:
         return Settings.model_validate(fields)
     except ValidationError as error:
-        raise SettingsInvalid(tuple(explain(one) for one in error.errors(include_input=False, include_url=False))) from None
+        raise SettingsInvalid(
+            tuple(explain(one) for one in error.errors(include_input=False, include_url=False))
+        ) from None
 
 
 def read_variables(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -150,7 +200,9 @@ def read_file(path: str | None) -> dict[str, Any]:
     file = Path(path or "douane.yaml")
     if not file.exists():
         if path:
-            raise SettingsInvalid((f"DOUANE_CONFIG names `{path}`, which does not exist; create it or unset it",))
+            raise SettingsInvalid(
+                (f"DOUANE_CONFIG names `{path}`, which does not exist; create it or unset it",)
+            )
         return {}
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))

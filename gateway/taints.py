@@ -44,7 +44,9 @@ def known_taint(names: frozenset[str], vocabulary: Vocabulary, caller: Caller) -
     return vocabulary.from_names(names)
 
 
-def corrected(taint: Labels | None, entered: Entered, vocabulary: Vocabulary, caller: Caller) -> Labels | None:
+def corrected(
+    taint: Labels | None, entered: Entered, vocabulary: Vocabulary, caller: Caller
+) -> Labels | None:
     """The taint to judge again with, after the store refused a guess."""
     told = caller.ceiling if entered.unreadable else known_taint(entered.taint, vocabulary, caller)
     known = [labels for labels in (taint, told) if labels is not None]

@@ -1,15 +1,15 @@
 """What the gateway asks of a backend, and the closed list of how a backend can fail.
 
-    BackendFault                kind of failure       tried again here   next place   breaker counts it
-    ├── Unreachable             no connection, TLS    no                 yes          yes
-    ├── TimedOut                no first byte in time no                 yes          yes
-    ├── Throttled               429 of a shared quota yes, backing off   yes          no
-    ├── Saturated               our engine is full    no                 yes (spill)  no
-    ├── NotReady                model is loading      yes, longer        yes          no
-    ├── ServerFault             5xx, 424              once               yes          yes
-    ├── Broken                  answer cut or corrupt once, if no byte   yes, ditto   yes
-    ├── Refused                 400: request invalid  no                 no           no
-    └── Misconfigured           401/403/404: our side no                 no           yes
+BackendFault                kind of failure       tried again here   next place   breaker counts it
+├── Unreachable             no connection, TLS    no                 yes          yes
+├── TimedOut                no first byte in time no                 yes          yes
+├── Throttled               429 of a shared quota yes, backing off   yes          no
+├── Saturated               our engine is full    no                 yes (spill)  no
+├── NotReady                model is loading      yes, longer        yes          no
+├── ServerFault             5xx, 424              once               yes          yes
+├── Broken                  answer cut or corrupt once, if no byte   yes, ditto   yes
+├── Refused                 400: request invalid  no                 no           no
+└── Misconfigured           401/403/404: our side no                 no           yes
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ class BackendFault(Exception):
     try_next: ClassVar[bool] = True
     trips_breaker: ClassVar[bool] = True
 
-    def __init__(self, message: str, *, upstream: Upstream | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, upstream: Upstream | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.upstream = upstream
         self.retry_after_s = retry_after_s
@@ -166,7 +168,9 @@ class Refused(BackendFault):
     try_next = False
     trips_breaker = False
 
-    def __init__(self, message: str, *, code: str = "upstream_refused", upstream: Upstream | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str = "upstream_refused", upstream: Upstream | None = None
+    ) -> None:
         super().__init__(message, upstream=upstream)
         self.code = code  # `context_length_exceeded`, `content_filter`, … or `upstream_refused`
 

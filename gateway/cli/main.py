@@ -10,7 +10,11 @@ from gateway import __version__
 
 COMMANDS = {
     "audit": ("gateway.cli.audit", "audit", "Read and check the audit's records."),
-    "demo": ("gateway.cli.demo", "demo", "A short tour on this machine: spill-over, residency, cache, receipts."),
+    "demo": (
+        "gateway.cli.demo",
+        "demo",
+        "A short tour on this machine: spill-over, residency, cache, receipts.",
+    ),
     "init": ("gateway.cli.init", "init", "Make the keys that a gateway needs."),
     "policy": ("gateway.cli.policy", "policy", "Check, test, explain and export a policy bundle."),
     "receipt": ("gateway.cli.receipt", "receipt", "Verify receipts; make signing keys."),

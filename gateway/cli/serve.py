@@ -23,12 +23,22 @@ from gateway.tenant_keys import KeyFileInvalid
 
 INVALID_INPUT = 3
 NOT_STARTED = (
-    SettingsInvalid, PolicyInvalid, PolicyTestsFailed, KeyFileInvalid, SigningKeyInvalid, AuditUnusable, EngineFailed, StoreMisconfigured, StateUnreadable,
-)  # fmt: skip
+    SettingsInvalid,
+    PolicyInvalid,
+    PolicyTestsFailed,
+    KeyFileInvalid,
+    SigningKeyInvalid,
+    AuditUnusable,
+    EngineFailed,
+    StoreMisconfigured,
+    StateUnreadable,
+)
 
 
 @click.command()
-@click.option("--demo", is_flag=True, help="Everything on this machine: random model, emulated Bedrock, demo key.")
+@click.option(
+    "--demo", is_flag=True, help="Everything on this machine: random model, emulated Bedrock, demo key."
+)
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")
 @click.option("--policies", type=click.Path(path_type=Path), help="Directory of the policy bundle.")
@@ -67,7 +77,10 @@ def require_real(settings: Settings) -> None:
     """Outside the demo nothing is emulated. Raises `SettingsInvalid`."""
     if settings.bedrock == "emulator" or settings.emulator_urls:
         raise SettingsInvalid(
-            ("the Bedrock emulator is for the demo only; set DOUANE_BEDROCK=aws, or run `douane serve --demo`",)
+            (
+                "the Bedrock emulator is for the demo only; set DOUANE_BEDROCK=aws, or run "
+                "`douane serve --demo`",
+            )
         )
     if settings.demo_key is not None:
         raise SettingsInvalid(("`DOUANE_DEMO_KEY` is for `douane serve --demo` only; unset it",))
@@ -83,7 +96,9 @@ def require_clean_environment(settings: Settings) -> None:
 
 def announce(settings: Settings, port: int) -> None:
     scheme = "https" if settings.tls_cert else "http"
-    click.echo(f"douane listens on {scheme}://{settings.host}:{port}/v1 (policies: {settings.policies})", err=True)
+    click.echo(
+        f"douane listens on {scheme}://{settings.host}:{port}/v1 (policies: {settings.policies})", err=True
+    )
 
 
 def fail(error: Exception) -> NoReturn:

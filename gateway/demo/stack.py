@@ -35,7 +35,7 @@ def demo_settings(environ: Mapping[str, str], given: Mapping[str, Any]) -> Setti
     defaults = {"bedrock": "emulator"} if "DOUANE_BEDROCK" not in environ else {}
     if "DOUANE_STATE_DIR" not in environ:
         defaults["state_dir"] = str(STATE_DIR)
-    return read_settings(environ, **defaults, **given)
+    return read_settings(environ, **{**defaults, **given})
 
 
 async def serve_demo(settings: Settings) -> None:
@@ -57,12 +57,22 @@ async def demo_stack(settings: Settings) -> AsyncIterator[tuple[Settings, str, t
         emulators: tuple[Running, ...] = ()
         if settings.bedrock == "emulator":
             bundle = await asyncio.to_thread(load_bundle, settings.policies)
-            regions = sorted({place.region for place in bundle.places.values() if place.kind == "bedrock" and place.region})
-            emulators = tuple([await stack.enter_async_context(running_emulator(region)) for region in regions])
+            regions = sorted(
+                {place.region for place in bundle.places.values() if place.kind == "bedrock" and place.region}
+            )
+            emulators = tuple(
+                [await stack.enter_async_context(running_emulator(region)) for region in regions]
+            )
         urls = {running.emulator.region: running.url for running in emulators}
-        key = settings.demo_key.get_secret_value() if settings.demo_key else f"sk-demo-{secrets.token_urlsafe(24)}"
+        key = (
+            settings.demo_key.get_secret_value()
+            if settings.demo_key
+            else f"sk-demo-{secrets.token_urlsafe(24)}"
+        )
         yield (
-            settings.model_copy(update={"model": model if settings.engine_url is None else None, "emulator_urls": urls}),
+            settings.model_copy(
+                update={"model": model if settings.engine_url is None else None, "emulator_urls": urls}
+            ),
             key,
             emulators,
         )
@@ -101,7 +111,11 @@ def snippets(settings: Settings, port: int, key: str) -> str:
         "aws": "AWS, with this machine's credentials",
         "off": "off",
     }[settings.bedrock]
-    model = "random weights made for the demo: well-formed nonsense" if settings.model and settings.model.name == "checkpoint" else settings.model
+    model = (
+        "random weights made for the demo: well-formed nonsense"
+        if settings.model and settings.model.name == "checkpoint"
+        else settings.model
+    )
     return f"""
 Douane is ready at {url}
   demo key   {key}
@@ -128,7 +142,8 @@ or, in Python (pip install openai):
 
 from openai import OpenAI
 client = OpenAI(base_url="{url}", api_key="{key}")
-answer = client.chat.completions.create(model="gpt-oss-20b", messages=[{{"role": "user", "content": "Bonjour"}}])
+question = [{{"role": "user", "content": "Bonjour"}}]
+answer = client.chat.completions.create(model="gpt-oss-20b", messages=question)
 print(answer.choices[0].message.content)
 
 Ctrl-C ends the gateway, the engine and the emulator.

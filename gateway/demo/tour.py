@@ -1,8 +1,9 @@
-"""A short tour over real parts on this machine: what is answered where, what is refused, and what proves it."""
+"""A short tour over real parts: what is answered where, what is refused, and what proves it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -18,9 +19,9 @@ from rich.table import Table
 
 from gateway.demo.stack import DEMO_TENANT, demo_settings, demo_stack
 from gateway.engine_process import RunningEngine, end, running_engine
+from gateway.opening import RECEIPT_KEY
 from gateway.receipts.keys import load_signing_key
 from gateway.receipts.verify import answer_matches, request_matches, verify_receipt
-from gateway.opening import RECEIPT_KEY
 from gateway.serving import serve
 from gateway.settings import Settings
 from gateway.testing.bedrock.faults import Fault
@@ -63,20 +64,28 @@ class Tour:
 
     async def ask(self, step: str, question: str, labels: str | None = None) -> Answered:
         """One request and its row. Raises `TourFailed` when its receipt does not verify."""
-        body = b'{"model":"gpt-oss-20b","max_tokens":64,"messages":[{"role":"user","content":"%b"}]}' % question.encode()
+        body = (
+            b'{"model":"gpt-oss-20b","max_tokens":64,"messages":[{"role":"user","content":"%b"}]}'
+            % question.encode()
+        )
         headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
         if labels:
             headers["x-douane-labels"] = labels
         async with self.http.post(f"{self.url}/v1/chat/completions", data=body, headers=headers) as response:
             answer = await response.read()
             found = Answered(response.status, response.headers, *self.checked(response.headers, body, answer))
-        self.table.add_row(
-            step, labels or "public", str(found.status), found.where, response.headers["x-douane-cache"],
-            found.code or ("emulated" if found.emulated else ""), "verified",
-        )  # fmt: skip
+        cache = response.headers["x-douane-cache"]
+        notes = [
+            found.code,
+            "from the cache" if cache == "hit" else None,
+            "emulated" if found.emulated else None,
+        ]
+        self.table.add_row(step, str(found.status), found.where, ", ".join(note for note in notes if note))
         return found
 
-    def checked(self, headers: Mapping[str, str], body: bytes, answer: bytes) -> tuple[str | None, tuple[str, ...], bool]:
+    def checked(
+        self, headers: Mapping[str, str], body: bytes, answer: bytes
+    ) -> tuple[str | None, tuple[str, ...], bool]:
         public = load_signing_key(self.settings.state_dir / RECEIPT_KEY).public
         opened = verify_receipt(headers["x-douane-receipt"], {public.thumbprint: public})
         if not request_matches(opened.receipt, body) or not answer_matches(opened.receipt, answer):
@@ -99,9 +108,9 @@ async def tour(console: Console) -> None:
             regions.add_row(region, str(count))
         console.print(regions)
         console.print(
-            "Every receipt above was verified offline with the pinned key. The same by hand: "
-            "`douane receipt verify --key PUBLIC.pem RECEIPT`.\n"
-            "The model is random and Bedrock is emulated here; the decisions, signatures and records are real."
+            "The receipt of every row was verified offline with the pinned key, against the bytes sent and "
+            "received. By hand: `douane receipt verify`.\n"
+            "The model is random and Bedrock is emulated; the decisions, signatures and records are real."
         )
 
 
@@ -109,7 +118,7 @@ async def play_steps(play: Tour, console: Console) -> None:
     def note(text: str) -> None:
         console.print(Panel.fit(text))
 
-    note("The engine runs. A public question prefers it, and the same question is then answered from the cache.")
+    note("The engine runs. A public question prefers it; the same question is then answered from the cache.")
     first = await play.ask("public", "What is a customs office?")
     again = await play.ask("the same again", "What is a customs office?")
     expect(first.where.startswith("local-engine") and again.headers["x-douane-cache"] == "hit", "a cache hit")
@@ -126,7 +135,9 @@ async def play_steps(play: Tour, console: Console) -> None:
         if one.emulator.region in EEA_REGIONS:
             one.emulator.faults.add(*[Fault(kind="error", code="ServiceUnavailableException", times=None)])
     stuck = await play.ask("personal, EEA down", "Whose data is this now?", "personal")
-    expect(stuck.status == 503 and play.received()["us-east-1"] == 0, "a refusal instead of London or Virginia")
+    expect(
+        stuck.status == 503 and play.received()["us-east-1"] == 0, "a refusal instead of London or Virginia"
+    )
 
     note("Secrets stay on the premises: with the engine down they are refused, whatever else could answer.")
     before = play.received()
@@ -146,17 +157,25 @@ async def open_tour(console: Console) -> AsyncIterator[Tour]:
     stop = asyncio.Event()
     async with (
         demo_stack(settings) as (prepared, key, emulators),
-        running_engine(prepared.model or settings.state_dir, free_port(), settings.state_dir / "engine-secret") as engine,
+        running_engine(
+            prepared.model or settings.state_dir, free_port(), settings.state_dir / "engine-secret"
+        ) as engine,
         aiohttp.ClientSession(trust_env=False) as http,
     ):
-        wired = prepared.model_copy(update={"engine_url": engine.url, "model": None, "engine_models": engine.models})
+        wired = prepared.model_copy(
+            update={"engine_url": engine.url, "model": None, "engine_models": engine.models}
+        )
         wired = Settings.model_validate({**wired.model_dump(), "engine_secret": engine.secret})
         keys = {hashlib.sha256(key.encode()).hexdigest(): DEMO_TENANT}
         serving = asyncio.create_task(serve(wired, keys, listening.set_result, stop))
-        await asyncio.wait([serving, listening], return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
+        serving.add_done_callback(lambda _: listening.done() or listening.cancel())
+        with contextlib.suppress(asyncio.CancelledError):
+            await listening
+        if serving.done():  # it did not start: let its error say why
             await serving
-        table = Table("request", "labels", "status", "answered at", "cache", "note", "receipt", title="Douane, a short tour")
+        table = Table(
+            "request", "status", "answered at", "note", title="What was asked, and where it was answered"
+        )
         try:
             yield Tour(f"http://127.0.0.1:{listening.result()}", key, wired, engine, emulators, http, table)
         finally:

@@ -39,8 +39,15 @@ class Ending:
 
 
 def receipt_of(
-    ending: Ending, trail: Trail, sealed: Sealed, replica: str, gateway: Place, store_place: str | None, now: datetime, request_sha256: str
-) -> Receipt:  # fmt: skip
+    ending: Ending,
+    trail: Trail,
+    sealed: Sealed,
+    replica: str,
+    gateway: Place,
+    store_place: str | None,
+    now: datetime,
+    request_sha256: str,
+) -> Receipt:
     """The receipt of a request whose caller is known. `sealed` is its first audit record."""
     model = trail.facts.model if trail.facts is not None else None
     return Receipt(

@@ -32,5 +32,6 @@ async def fetch_receipt(authorization: str | None, receipt_id: str, context: Gat
             if receipt:
                 return json_reply(200, {"id": receipt_id, "object": "receipt", "jws": receipt.decode()})
     raise NotFound(
-        "there is no such receipt for this API key; receipts are kept for a while only, save them from the header"
+        "there is no such receipt for this API key; receipts are kept for a while only, save them from the "
+        "header"
     )

@@ -28,7 +28,9 @@ class Attempt:
 
     def __post_init__(self) -> None:
         if not self.permitted.allows(Action.INFER, self.place.id):
-            raise NotPermitted(f"`{self.place.id}` is not among the places where this request may be inferred")
+            raise NotPermitted(
+                f"`{self.place.id}` is not among the places where this request may be inferred"
+            )
 
     @property
     def model(self) -> str:

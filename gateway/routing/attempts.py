@@ -32,7 +32,7 @@ RETRY_AFTER_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One try, as audit and receipt name it. `outcome`: `answered`, `cancelled`, `withdrawn` or a fault's kind."""
+    """One try. `outcome` is `answered`, `cancelled`, `withdrawn` or a fault's kind."""
 
     place: Place
     outcome: str
@@ -143,25 +143,31 @@ def refusal(fault: BackendFault, attempt: Attempt) -> errors.DouaneError:
         )
     if isinstance(fault, Misconfigured):
         return errors.UpstreamMisconfigured(
-            f"the backend `{attempt.place.id}` refused the gateway's credentials, model id or region; its operator "
-            "must fix this (`douane` logs name the cause)"
+            f"the backend `{attempt.place.id}` refused the gateway's credentials, model id or region; "
+            "its operator must fix this (`douane` logs name the cause)"
         )
     return errors.UpstreamRefused(
-        f"the backend `{attempt.place.id}` refused the request as invalid (`{getattr(fault, 'code', fault.kind)}`); "
-        "change its parameters"
+        f"the backend `{attempt.place.id}` refused the request as invalid "
+        f"(`{getattr(fault, 'code', fault.kind)}`); change its parameters"
     )
 
 
 def exhausted(decision: Decision, faults: list[BackendFault]) -> errors.DouaneError:
     """A backend is permitted, but none answered: never a reason to look further than `Permitted`."""
-    retry_after_s = min((fault.retry_after_s for fault in faults if fault.retry_after_s), default=RETRY_AFTER_S)
+    retry_after_s = min(
+        (fault.retry_after_s for fault in faults if fault.retry_after_s), default=RETRY_AFTER_S
+    )
     if faults and all(isinstance(fault, Saturated) for fault in faults):
         return errors.PermittedBackendSaturated(
             "every permitted backend is full and this request may not spill elsewhere; try again after "
             f"{retry_after_s:.0f} s",
             retry_after_s=retry_after_s,
         )
-    if not decision.attempts and decision.skipped and all(one.reason == "unsupported" for one in decision.skipped):
+    if (
+        not decision.attempts
+        and decision.skipped
+        and all(one.reason == "unsupported" for one in decision.skipped)
+    ):
         return errors.UnsupportedParameter(
             "no permitted backend can honour a parameter of this request; remove it or use another model"
         )

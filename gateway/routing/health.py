@@ -41,7 +41,9 @@ class BackendState:
         return self.failures >= FAILURES_TO_OPEN and now_s >= self.open_until_s
 
     def started(self, now_s: float) -> BackendState:
-        return replace(self, in_flight=self.in_flight + 1, trial_running=self.trial_running or self.half_open(now_s))
+        return replace(
+            self, in_flight=self.in_flight + 1, trial_running=self.trial_running or self.half_open(now_s)
+        )
 
     def finished(self) -> BackendState:
         return replace(self, in_flight=max(0, self.in_flight - 1))
@@ -53,9 +55,15 @@ class BackendState:
         failures = self.failures + 1
         if failures < FAILURES_TO_OPEN:
             return replace(self, failures=failures, trial_running=False)
-        cooldown_s = min(self.cooldown_s * 2, COOLDOWN_MAX_S) if failures > FAILURES_TO_OPEN else self.cooldown_s
+        cooldown_s = (
+            min(self.cooldown_s * 2, COOLDOWN_MAX_S) if failures > FAILURES_TO_OPEN else self.cooldown_s
+        )
         return replace(
-            self, failures=failures, open_until_s=now_s + cooldown_s, cooldown_s=cooldown_s, trial_running=False
+            self,
+            failures=failures,
+            open_until_s=now_s + cooldown_s,
+            cooldown_s=cooldown_s,
+            trial_running=False,
         )
 
     def neither(self) -> BackendState:

@@ -75,7 +75,8 @@ def plan(
     return Decision(
         route=route.id,
         attempts=tuple(
-            Attempt(places[place], permitted, route.first_byte_timeout_s, route.total_timeout_s) for place in tried
+            Attempt(places[place], permitted, route.first_byte_timeout_s, route.total_timeout_s)
+            for place in tried
         ),
         skipped=tuple(skipped),
     )
