@@ -4,6 +4,7 @@ A directive is an HTML comment on the line before the fence, so that a reader of
 
     <!-- docs-test: shell -->                 run from the root of the tree; exit 0
     <!-- docs-test: demo, prints choices -->  the same against `douane serve --demo`; prints "choices"
+    <!-- docs-test: demo, as printed -->      the same, and `make run` prints this very block
     <!-- docs-test: shell, exits 2 -->        another exit status
     <!-- docs-test: policy routes.yaml -->    takes this file's place in the default bundle, which must load
     <!-- docs-test: not run: why -->          said to nobody but the next author
@@ -42,6 +43,7 @@ class Snippet:
     target: str = ""  # the policy file, or the reason for not running
     prints: str = ""
     exits: int = 0
+    as_printed: bool = False
 
     @property
     def where(self) -> str:
@@ -55,7 +57,7 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(pages)]
 
 
-def parse_directive(text: str, where: str) -> dict[str, str | int]:
+def parse_directive(text: str, where: str) -> dict[str, str | int | bool]:
     """Fields of Snippet. Raises DirectiveInvalid."""
     if text.startswith("not run: "):
         return {"kind": "not run", "target": text.removeprefix("not run: ")}
@@ -63,16 +65,21 @@ def parse_directive(text: str, where: str) -> dict[str, str | int]:
     kind, _, target = kind.partition(" ")
     if kind not in KINDS or (kind == "policy") != bool(target):
         raise DirectiveInvalid(f"{where}: `{text}` is none of {', '.join(KINDS)}; see tests/docs/snippets.py")
-    fields: dict[str, str | int] = {"kind": kind, "target": target}
+    fields: dict[str, str | int | bool] = {"kind": kind, "target": target}
     for option in options:
+        if option == "as printed":
+            fields["as_printed"] = True
+            continue
         match = OPTION.match(option)
         if match is None:
-            raise DirectiveInvalid(f"{where}: `{option}` is neither `prints TEXT` nor `exits STATUS`")
+            raise DirectiveInvalid(
+                f"{where}: `{option}` is none of `prints TEXT`, `exits STATUS`, `as printed`"
+            )
         fields[match["name"]] = int(match["value"]) if match["name"] == "exits" else match["value"]
     return fields
 
 
-def shown_kind(language: str, text: str) -> dict[str, str | int]:
+def shown_kind(language: str, text: str) -> dict[str, str | int | bool]:
     """What a YAML block without a directive shows itself to be."""
     if language == "yaml" and re.search(r"^ *(forbid|permit):", text, re.MULTILINE):
         return {"kind": "policy", "target": "residency/from-a-document.yaml"}

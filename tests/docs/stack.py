@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ READY_WITHIN_S = 90.0
 END_WITHIN_S = 30.0
 KEY = "dk-demo-of-the-documents-0123456789abcdef"
 DOCUMENTED = "127.0.0.1:8080"  # what the documents say, and what `make run` listens on
+PLACEHOLDER = "KEY"  # the demo key, in documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class Stack:
     printed: Path
 
     def adapt(self, text: str) -> str:
-        """A snippet of the documents, for this stack's address."""
-        return text.replace(DOCUMENTED, f"127.0.0.1:{self.port}")
+        """A snippet of the documents, for this stack's address and key."""
+        return re.sub(rf"\b{PLACEHOLDER}\b", self.key, text.replace(DOCUMENTED, f"127.0.0.1:{self.port}"))
 
     def environment(self) -> dict[str, str]:
         """What a reader who followed the document has exported."""

@@ -47,6 +47,15 @@ def test_a_snippet_works_against_the_running_demo(snippet: Snippet, stack: Stack
     run(snippet, stack.adapt(snippet.text), stack.environment())
 
 
+@pytest.mark.needs("make")
+def test_what_make_run_prints_is_what_the_readme_shows(stack: Stack) -> None:
+    printed = stack.printed.read_text(encoding="utf-8")
+    shown = [s for s in SNIPPETS if s.as_printed]
+
+    assert {(s.file, s.language) for s in shown} == {("README.md", "bash"), ("README.md", "python")}
+    assert [s.where for s in shown if stack.adapt(s.text) not in printed] == []
+
+
 @pytest.mark.parametrize("snippet", of_kind("shell"))
 def test_a_snippet_works_in_the_tree(snippet: Snippet) -> None:
     run(snippet, snippet.text, commands_environment())
