@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gateway.audit.alterations import Finding
 from gateway.audit.verify import LIMITS, ChainReport, NotAnAuditFile, verify_files
+from gateway.cli.printable import printable
 
 UNFINISHED_SHOWN = 10
 
@@ -73,7 +74,7 @@ def _print_chain(console: Console, report: ChainReport) -> None:
     else:
         span = "no record"
     verdict = Text("intact", style="green") if report.intact else Text("altered", style="bold red")
-    console.print(Text.assemble(verdict, f"  replica {report.replica}: {span}"))
+    console.print(Text.assemble(verdict, f"  replica {printable(report.replica)}: {span}"))
     for finding in report.alterations:
         console.print(_line(finding, "red"))
     for finding in report.warnings:
@@ -86,4 +87,5 @@ def _print_chain(console: Console, report: ChainReport) -> None:
 
 
 def _line(finding: Finding, style: str) -> Text:
-    return Text.assemble(f"  {finding.file}:{finding.line}: ", (finding.code, style), f": {finding.message}")
+    where = f"  {printable(finding.file)}:{finding.line}: "
+    return Text.assemble(where, (finding.code, style), f": {printable(finding.message)}")

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gateway.cli.printable import printable
 from gateway.receipts.delivery import NoReceipt, find_receipt
-from gateway.receipts.explain import explain, printable
+from gateway.receipts.explain import explain
 from gateway.receipts.jwk import PublicKey
 from gateway.receipts.keys import SigningKeyInvalid, create_key, load_retired, load_signing_key
 from gateway.receipts.pinned import load_pinned
@@ -193,7 +194,8 @@ def _print(result: Result) -> None:
     if result.opened is not None:
         table = Table("claim", "value", "what it says", box=None, pad_edge=False)
         for row in explain(result.opened):
-            table.add_row(Text(row.claim), Text(row.value, overflow="fold"), Text(row.meaning))
+            value = Text(printable(row.value), overflow="fold")
+            table.add_row(Text(row.claim), value, Text(printable(row.meaning)))
         console.print(table)
         console.print(Text(f"request: {result.request}   answer: {result.answer}"))
         if result.opened.demo:

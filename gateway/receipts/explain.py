@@ -23,7 +23,7 @@ _SOURCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One row: the claim's path, its value as text without control characters, and what it says."""
+    """One row: the claim's path, its value as text, and what it says."""
 
     claim: str
     value: str
@@ -72,16 +72,7 @@ def explain(opened: OpenedReceipt) -> tuple[Explained, ...]:
         ("nonce", receipt.nonce, "the client's own mark, if it sent one"),
         ("emulated", receipt.emulated, _emulated(receipt.emulated)),
     ]
-    return tuple(Explained(claim, printable(value), printable(meaning)) for claim, value, meaning in rows)
-
-
-def printable(value: object) -> str:
-    """As text in which nothing can steer a terminal: a receipt that is not verified may hold anything."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(value))
+    return tuple(Explained(claim, _text(value), meaning) for claim, value, meaning in rows)
 
 
 def _attempt(number: int, attempt: AttemptClaim) -> list[tuple[str, object, str]]:
@@ -158,3 +149,9 @@ def _by(operator: str) -> str:
 
 def _bytes(count: int) -> str:
     return f"{count} byte" if count == 1 else f"{count} bytes"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)

@@ -104,18 +104,20 @@ def load_signer(path: Path, retired: Path) -> ReceiptSigner:
 
 def _read_private_file(path: Path) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block us
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise SigningKeyInvalid(f"`{path}` is not a regular file")
+                raise SigningKeyInvalid(f"`{path}` is not a regular file; {_MAKE_ONE}")
             mode = stat.S_IMODE(status.st_mode)
             if mode & 0o177:
                 raise SigningKeyInvalid(
                     f"`{path}` has mode {mode:04o}, so others may have read the key; "
                     f"run `chmod 600 {path}`, or make a new key if they could"
                 )
-            return file.read(_KEY_FILE_BYTES_MAX)
+            return os.read(descriptor, _KEY_FILE_BYTES_MAX)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise SigningKeyInvalid(f"there is no key file `{path}`; {_MAKE_ONE}") from error
     except OSError as error:

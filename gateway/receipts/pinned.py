@@ -92,7 +92,5 @@ def _from_json(text: bytes, path: Path) -> tuple[PublicKey, ...]:
     for key, jwk in zip(keys, jwks.keys, strict=True):
         if jwk.kid != key.kid:
             hint = f"a demo key's begins with `{DEMO_PREFIX}`" if key.demo else "fetch the set again"
-            raise SigningKeyInvalid(
-                f"`{path}`: the `kid` `{jwk.kid}` is not that of its key, `{key.kid}`; {hint}"
-            )
+            raise SigningKeyInvalid(f"`{path}`: the `kid` of a key is not its own, `{key.kid}`; {hint}")
     return keys
