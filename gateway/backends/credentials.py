@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -24,18 +25,19 @@ class AwsCredentials:
     `session` is a `botocore.session.Session` or anything with its `get_credentials`.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, now_s: Callable[[], float] = time.monotonic) -> None:
         self._session = session
+        self._now_s = now_s
         self._keys: Any = None
         self._failure: str | None = None
-        self._look_again_at_s = 0.0
+        self._look_again_at_s = float("-inf")
         self._lock = asyncio.Lock()
 
     async def current(self) -> Any:
         """botocore's frozen credentials. Raises Misconfigured when there are none or renewing fails."""
-        if time.monotonic() >= self._look_again_at_s:
+        if self._now_s() >= self._look_again_at_s:
             async with self._lock:
-                if time.monotonic() >= self._look_again_at_s:
+                if self._now_s() >= self._look_again_at_s:
                     await self._look()
         if self._failure is not None:
             raise Misconfigured(self._failure)
@@ -50,7 +52,7 @@ class AwsCredentials:
         else:
             self._keys = keys
             self._failure = NONE_FOUND if keys is None else None
-        self._look_again_at_s = time.monotonic() + (FAILURE_KEPT_S if self._failure else LOOK_AGAIN_S)
+        self._look_again_at_s = self._now_s() + (FAILURE_KEPT_S if self._failure else LOOK_AGAIN_S)
 
     def _read(self) -> Any:
         credentials = self._session.get_credentials()

@@ -59,10 +59,9 @@ def test_the_canonical_path_quotes_the_wire_path_once_more() -> None:
 
 def test_a_client_that_signs_the_path_quoted_once_is_refused() -> None:
     # The classic mistake: `:` is signed as `%3A`, which is right for S3 only.
-    assert code(replace(signed("/model/openai.gpt-oss-20b-1:0/converse"), target=TARGET)) == (MISMATCH)
+    assert code(replace(signed("/model/openai.gpt-oss-20b-1:0/converse"), target=TARGET)) == MISMATCH
 
 
-MISMATCH = "InvalidSignatureException 403: The request signature we calculated does not match the signature you provided"
 TAMPERED: list[tuple[str, Callable[[WireRequest], WireRequest], str]] = [
     ("body", lambda r: replace(r, body=b'{"messages":[1]}'), MISMATCH),
     ("path", lambda r: replace(r, target=TARGET.replace("20b", "120b")), MISMATCH),
@@ -77,7 +76,8 @@ TAMPERED: list[tuple[str, Callable[[WireRequest], WireRequest], str]] = [
     (
         "body digest",
         lambda r: with_header(r, "x-amz-content-sha256", hashlib.sha256(b"other").hexdigest()),
-        "InvalidSignatureException 403: 'x-amz-content-sha256' must be a 'SignedHeader' in the AWS Authorization",
+        "InvalidSignatureException 403: 'x-amz-content-sha256' must be a 'SignedHeader' in the AWS "
+        "Authorization",
     ),
     (
         "no authorization",
