@@ -31,7 +31,7 @@ TOOLS = {
     "make": Tool(("make",), "apt-get install make"),
 }
 
-FIXTURES = {"redis_server": "redis-server"}
+FIXTURES = dict.fromkeys(("redis_server", "session_redis", "own_redis"), "redis-server")
 
 
 def missing(names: set[str]) -> dict[str, Tool]:

@@ -52,7 +52,7 @@ def test_a_target_sees_to_its_environment_and_gives_its_place_to_the_program(
 def test_ci_runs_the_same_two_targets_as_a_reader() -> None:
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
-    assert lines[-2:] == ["make check", "make test"]
+    assert lines[-4:] == ["status=0", "make check || status=1", "make test || status=1", 'exit "$status"']
     assert "export CI=1" in lines
 
 
