@@ -154,9 +154,7 @@ class Usage:
             del self.held[id_]
         return step, day
 
-    def _overruns(
-        self, caps: Caps, asked: Reservation, day: int, now_ms: int, *, hit: bool
-    ) -> list[Overrun]:
+    def _overruns(self, caps: Caps, asked: Reservation, day: int, now_ms: int, *, hit: bool) -> list[Overrun]:
         over = []
         if caps.requests is not None:
             wait_ms = self._wait_ms([one.requests for one in self.steps], 1, caps.requests, now_ms)

@@ -1,8 +1,8 @@
 """Keeps a connection to Redis: notices when it is gone, answers so at once, and brings it back.
 
-    DOWN ──try──▶ TRYING ──ready──▶ UP
-      ▲             │ lost           │ lost
-      └─────────────┴────────────────┘        close: from anywhere to CLOSED, for good
+DOWN ──try──▶ TRYING ──ready──▶ UP
+  ▲             │ lost           │ lost
+  └─────────────┴────────────────┘        close: from anywhere to CLOSED, for good
 """
 
 from __future__ import annotations
@@ -56,8 +56,11 @@ Prepare = Callable[[Wire], Awaitable[None]]
 class Link:
     """The one connection of a worker. `prepare` runs on each new one before it serves."""
 
-    def __init__(self, address: Address, tls: ssl.SSLContext | None, prepare: Prepare) -> None:
+    def __init__(
+        self, address: Address, tls: ssl.SSLContext | None, prepare: Prepare, timeout_s: float
+    ) -> None:
         self._address = address
+        self._timeout_s = timeout_s
         self._tls = tls
         self._prepare = prepare
         self._phase = Phase.DOWN
@@ -116,7 +119,7 @@ class Link:
         """A connection that serves, or None. A wire that is lost meanwhile is noticed by `_keep`."""
         self._step(Event.TRY)
         loop = asyncio.get_running_loop()
-        wire = Wire(loop)
+        wire = Wire(loop, self._timeout_s)
         host, port = self._address.host, self._address.port
         try:
             async with asyncio.timeout(TRY_S):

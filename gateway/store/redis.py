@@ -21,7 +21,7 @@ from urllib.parse import quote
 import hiredis
 
 from gateway.facts import Limits
-from gateway.store.address import parse_url
+from gateway.store.address import Address, parse_url
 from gateway.store.base import Entered, Entry, Leaving, Overrun
 from gateway.store.epochs import EpochMemory
 from gateway.store.limits import Caps, Usage, caps_of, share_of
@@ -48,9 +48,10 @@ class Names:
 class RedisStore:
     """A `Store` shared by any number of workers."""
 
-    def __init__(self, link_url: str, epochs: EpochMemory, replicas: int, now_ms: NowMs | None) -> None:
-        address = parse_url(link_url)
-        self._link = Link(address, address.tls_context(), self._prepare)
+    def __init__(
+        self, address: Address, epochs: EpochMemory, replicas: int, now_ms: NowMs | None, timeout_s: float
+    ) -> None:
+        self._link = Link(address, address.tls_context(), self._prepare, timeout_s)
         self._address_id = address.id
         self._epochs = epochs
         self._replicas = replicas
@@ -65,19 +66,25 @@ class RedisStore:
 
     @classmethod
     async def open(
-        cls, url: str, *, state_dir: Path | None = None, replicas: int = 1, now_ms: NowMs | None = None
+        cls,
+        url: str,
+        *,
+        state_dir: Path | None = None,
+        replicas: int = 1,
+        now_ms: NowMs | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> RedisStore:
         """Connects; a Redis that is away is waited for while the store already answers without it.
 
         `replicas` is the number of workers, on all machines, that share this Redis: while it is gone, each
         grants that part of every limit. Raises `gateway.store.address.StoreMisconfigured` (a wrong URL, a
-        refused log-in or certificate) and `gateway.store.epochs.StateUnreadable`. `now_ms` is for tests:
-        it replaces Redis's own clock.
+        refused log-in or certificate) and `gateway.store.epochs.StateUnreadable`. For tests: `now_ms`
+        replaces Redis's own clock, and `timeout_s` is how long a call waits.
         """
         if replicas < 1:
             raise ValueError(f"`replicas` is `{replicas}`; it must be the number of workers, 1 or more")
-        epochs = EpochMemory.open(state_dir, parse_url(url).id)
-        store = cls(url, epochs, replicas, now_ms)
+        address = parse_url(url)
+        store = cls(address, EpochMemory.open(state_dir, address.id), replicas, now_ms, timeout_s)
         await store._link.open()
         if store._link.wire is None:
             LOG.warning("redis at %s cannot be reached; doing without until it can", store._address_id)
@@ -188,7 +195,7 @@ class RedisStore:
             reply = await wire.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
             if type(reply) is hiredis.ReplyError and str(reply).startswith("NOSCRIPT"):
                 # Someone emptied the script cache: the one case that takes two round trips.
-                async with asyncio.timeout_at(started_s + TIMEOUT_S):
+                async with asyncio.timeout_at(started_s + wire.timeout_s):
                     reply = await wire.call("EVAL", script.source, len(keys), *keys, *arguments)
         except (StoreGone, TimeoutError):
             return None
@@ -213,7 +220,7 @@ class RedisStore:
         self._send_settle(wire, settle).add_done_callback(ignore_outcome)
         return True
 
-    def _send_settle(self, wire: Wire, settle: Settle, timeout_s: float = TIMEOUT_S) -> asyncio.Future[Any]:
+    def _send_settle(self, wire: Wire, settle: Settle, timeout_s: float | None = None) -> asyncio.Future[Any]:
         names = self._names_of(settle.tenant)
         return wire.call(
             "EVALSHA", self._scripts.leave.sha, 2, names.labels, names.use + settle.key_id,

@@ -30,8 +30,9 @@ class Wire(asyncio.Protocol):
     connection that owes it ends, and with it everything still pending.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float = TIMEOUT_S) -> None:
         self._loop = loop
+        self.timeout_s = timeout_s
         self._reader = hiredis.Reader(notEnoughData=NOTHING)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
@@ -40,7 +41,7 @@ class Wire(asyncio.Protocol):
         self._closed: asyncio.Future[None] = loop.create_future()
         self.lost: asyncio.Future[str] = loop.create_future()  # its result says why
 
-    def call(self, *arguments: Argument, timeout_s: float = TIMEOUT_S) -> asyncio.Future[Any]:
+    def call(self, *arguments: Argument, timeout_s: float | None = None) -> asyncio.Future[Any]:
         """The answer to come: bytes, int, None, a list of those, or a `hiredis.ReplyError` as a value.
 
         The future raises `StoreGone` when the connection ends first. Cancelling it is harmless.
@@ -52,7 +53,7 @@ class Wire(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(hiredis.pack_command(arguments))  # type: ignore[arg-type] # its stub: one-tuples
-        deadline_s = self._loop.time() + timeout_s
+        deadline_s = self._loop.time() + (self.timeout_s if timeout_s is None else timeout_s)
         self._pending.append((deadline_s, future))
         if self._timer is None:
             self._timer = self._loop.call_at(deadline_s, self._check)

@@ -11,7 +11,7 @@ import redis
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from tests.redis_server import RedisServer
-from tests.store.requests import ManualNow, TestedStore
+from tests.store.requests import PATIENT_S, ManualNow, TestedStore
 
 REDIS = pytest.param("redis", marks=pytest.mark.needs("redis-server"))
 
@@ -55,6 +55,8 @@ async def store(request: pytest.FixtureRequest, now: ManualNow, tmp_path: Path) 
         opened = await MemoryStore.open(state_dir=tmp_path / "state", now_ms=now)
     else:
         server = request.getfixturevalue("redis_server")
-        opened = await RedisStore.open(server.url, state_dir=tmp_path / "state", now_ms=now)
+        opened = await RedisStore.open(
+            server.url, state_dir=tmp_path / "state", now_ms=now, timeout_s=PATIENT_S
+        )
     yield opened
     await opened.aclose()

@@ -20,6 +20,9 @@ FIRST_TURN = Conversation(reads=(), writes=("p1",))
 SECOND_TURN = Conversation(reads=("p1",), writes=("p2",))
 THIRD_TURN = Conversation(reads=("p2", "p1"), writes=("p3",))
 
+# Where the time that a call may wait is not what is tested, a busy machine must not decide the test.
+PATIENT_S = 10.0
+
 # 2026-01-01T12:00:02.5Z, in the middle of five seconds and of a day.
 NOON_MS = 1_767_268_802_500
 

@@ -4,7 +4,7 @@
 -- Returns {status, epoch, taint, limit, wait_ms, cached}; status: 0 not accepted, 1 accepted, 2 the same with
 -- an unreadable past, 3 not accepted for an unreadable past.
 local now = now_ms()
-local epoch = present_epoch(KEYS[1], now, ARGV[2], ARGV[3], ARGV[4], false)
+local epoch = present_epoch(KEYS[1], ARGV[2], ARGV[3], ARGV[4], false)
 local reads, vouchers, writes = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local first = 17
 

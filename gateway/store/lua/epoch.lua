@@ -2,22 +2,29 @@
 -- The fields `epoch` and `run` live in the same hash on purpose: whatever loses the labels (a flush, an
 -- eviction, an empty restart) loses the epoch with them, so a lost past can never look like no past.
 
+-- An id that no other epoch of the tenant has: the worker's seed and the server's time in microseconds.
+local function fresh_id(seed, before)
+  local time = redis.call('TIME')
+  local id = string.format('%s%.0f', seed, tonumber(time[1]) * 1000000 + tonumber(time[2]))
+  return id == string.sub(before, 2) and id .. 'x' or id
+end
+
 -- The id of the present epoch, made when there is none. Kinds: `g` the first that this tenant ever had,
 -- `a` accepted by an operator in its stead, `r` begun after something may have been lost.
 -- `remembered`: the epoch that the worker saw last; '' none ever; '-' it has no memory to tell.
-local function present_epoch(key, now, run, seed, remembered, renew)
+local function present_epoch(key, run, seed, remembered, renew)
   local stored = redis.call('HMGET', key, 'epoch', 'run')
   local epoch = stored[1]
-  local fresh = seed .. string.format('%.0f', now)
   if not epoch then
-    epoch = (remembered == '' and not renew and 'g' or 'r') .. fresh
+    epoch = (remembered == '' and not renew and 'g' or 'r') .. fresh_id(seed, '')
   elseif renew or (run ~= '' and stored[2] ~= run) then
     -- Another server process answers than the one that this epoch was recorded in: a restart or a failover,
     -- which may have lost the latest records although the hash is there.
-    epoch = 'r' .. fresh
+    epoch = 'r' .. fresh_id(seed, epoch)
   elseif string.sub(epoch, 1, 1) == 'g' and remembered ~= '' and remembered ~= '-' and remembered ~= epoch then
-    -- This worker knows of an earlier epoch, so it was not the first after all.
-    epoch = 'r' .. string.sub(epoch, 2)
+    -- This worker knows of an earlier epoch, so it was not the first after all. What was recorded in it took
+    -- a lost past for none, so its records must not answer either.
+    epoch = 'r' .. fresh_id(seed, epoch)
   else
     return epoch
   end
