@@ -59,6 +59,7 @@ lock: venv-dev ## new requirements/*.txt with hashes from pyproject.toml and req
 notices: venv-dev ## THIRD_PARTY_NOTICES.md from the pins and the installed packages
 	$(BIN)/python requirements/notices.py
 
-clean: ## remove the virtual environment and everything that is made
-	rm -rf $(VENV) build dist var .pytest_cache .mypy_cache .ruff_cache .hypothesis
+# Not `var`: keys and audit are in there.
+clean: ## remove the virtual environment and what tools have made (var/, with keys and audit, stays)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
