@@ -21,7 +21,8 @@ class Limits:
 class Caller:
     """An authenticated caller, as the bundle describes it.
 
-    `labels` are assumed when the caller declares none. `floor` always joins. `ceiling` is the highest
+    `labels` are assumed when the caller declares none. `floor` always joins: what the tenant and the key say
+    of every request, so that a declaration only ever tightens. `ceiling` is the highest
     that this tenant may carry: it stands in when the conversation's own labels cannot be read.
     `models` None means every model of the bundle.
     """

@@ -22,8 +22,9 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class LabelsEntry(Entry):
-    """`default` is assumed when the caller declares nothing; `always` joins every request; nothing above
-    `ceiling` may be carried."""
+    """`default` is what a request carries whose caller declares nothing; what a caller declares joins it and
+    cannot lower it. Without a default, what nobody declared is taken for the ceiling. `always` joins every
+    request without being such a declaration. Nothing above `ceiling` may be carried."""
 
     default: Words | None = None
     always: Words | None = None
@@ -136,18 +137,17 @@ class Reader:
         labels = entry.labels or LabelsEntry()
         at: Path = (*path, "labels")
         ceiling = self.labels((*at, "ceiling"), labels.ceiling) or self.vocabulary.highest
-        # What nobody declared is taken for the worst that this tenant may carry.
-        default = self.labels((*at, "default"), labels.default) or ceiling
-        floor = self.labels((*at, "always"), labels.always) or self.vocabulary.lowest
-        for name, value in (("default", default), ("always", floor)):
-            self.below((*at, name), value, ceiling)
+        default = self.labels((*at, "default"), labels.default)
+        always = self.labels((*at, "always"), labels.always)
+        self.below_each(at, {"default": default, "always": always}, ceiling)
         return Caller(
             tenant=entry.id,
             key_id="",
             zone=entry.zone,
             purpose=entry.purpose,
-            labels=default,
-            floor=floor,
+            # What nobody declared is taken for the worst that this tenant may carry.
+            labels=default if default is not None else ceiling,
+            floor=self.vocabulary.union(*(one for one in (default, always) if one is not None)),
             ceiling=ceiling,
             limits=limits_of(entry.limits),
             models=self.models_of((*path, "models"), entry.models),
@@ -158,10 +158,10 @@ class Reader:
         if entry.purpose is not None:
             self.word((*path, "purpose"), entry.purpose, self.vocabulary.purposes, "purpose")
         labels = entry.labels or KeyLabelsEntry()
-        default = self.labels((*path, "labels", "default"), labels.default) or tenant.labels
-        floor = self.labels((*path, "labels", "always"), labels.always) or self.vocabulary.lowest
-        for name, value in (("default", default), ("always", floor)):
-            self.below((*path, "labels", name), value, tenant.ceiling)
+        at: Path = (*path, "labels")
+        default = self.labels((*at, "default"), labels.default)
+        always = self.labels((*at, "always"), labels.always)
+        self.below_each(at, {"default": default, "always": always}, tenant.ceiling)
         models = self.models_of((*path, "models"), entry.models)
         if models is not None and tenant.models is not None and not models <= tenant.models:
             more = ", ".join(sorted(models - tenant.models))
@@ -173,8 +173,8 @@ class Reader:
             key_id=entry.id,
             zone=tenant.zone,
             purpose=entry.purpose or tenant.purpose,
-            labels=default,
-            floor=self.vocabulary.union(floor, tenant.floor),
+            labels=default if default is not None else tenant.labels,
+            floor=self.vocabulary.union(tenant.floor, *(one for one in (default, always) if one is not None)),
             ceiling=tenant.ceiling,
             limits=self.narrowed((*path, "limits"), limits_of(entry.limits), tenant.limits),
             models=models if models is not None else tenant.models,
@@ -194,6 +194,11 @@ class Reader:
             hint = did_you_mean(error.label, error.known)
             self.say(path, f"`{error.label}` is not a label of this bundle", hint)
             return None
+
+    def below_each(self, path: Path, given: Mapping[str, Labels | None], ceiling: Labels) -> None:
+        for name, labels in given.items():
+            if labels is not None:
+                self.below((*path, name), labels, ceiling)
 
     def below(self, path: Path, labels: Labels, ceiling: Labels) -> None:
         if not self.vocabulary.within(labels, ceiling):
