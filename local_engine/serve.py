@@ -27,6 +27,7 @@ from local_engine.vocabulary import load_vocabulary
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GRACE_S = 5
+BACKLOG = 128
 SMALL_MODEL_BYTES = 1 << 30
 DEFAULT_MODEL_NAME = "gpt-oss-20b"
 
@@ -83,11 +84,8 @@ def served_names(options: ServeOptions, checkpoint: Checkpoint) -> tuple[str, ..
 def serve(service: Service, options: ServeOptions) -> None:
     """Serves until SIGTERM or SIGINT. Raises `SetupError` when it may not or cannot listen."""
     check_exposure(options)
-    app = create_app(service, options.secret)
-    listener = listen(options.host, options.port)
-    service.engine.start()
     config = uvicorn.Config(
-        app,
+        create_app(service, options.secret),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -97,6 +95,14 @@ def serve(service: Service, options: ServeOptions) -> None:
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )
+    try:
+        config.load()
+    except OSError:
+        raise SetupError(
+            "`--tls-cert` and `--tls-key` must be readable pem files that belong together"
+        ) from None
+    listener = listen(options.host, options.port)
+    service.engine.start()
     scheme = "https" if options.tls_cert else "http"
     host, port = listener.getsockname()[:2]
     click.echo(
@@ -127,6 +133,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise SetupError(

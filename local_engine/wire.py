@@ -212,8 +212,12 @@ def _neutral(key: str) -> Iterator[Any]:
 
 
 def _refusal(error: ValidationError) -> Refused:
-    """The first thing wrong, by its place. Keys and values of the client's are left out of the text."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    """One thing wrong, by its place. Keys and values of the client's are left out of the text.
+
+    Of the alternatives of a union, the one that fits furthest tells most, hence the deepest place.
+    """
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    first = max(found, key=lambda detail: len(_known(detail["loc"])))
     place = _place(first["loc"])
     top = str(first["loc"][0]) if first["loc"] else None
     if top == "tool_choice":
@@ -254,13 +258,12 @@ def _reason(detail: Any) -> str:
 
 def _place(loc: tuple[int | str, ...]) -> str:
     """`messages[0].content`: indexes and names of ours only, never a key of the client's."""
-    place = ""
-    for part in loc:
-        if isinstance(part, int):
-            place += f"[{part}]"
-        elif part in FIELD_NAMES:
-            place += f".{part}" if place else part
-    return place
+    steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in _known(loc))
+    return "".join(steps).removeprefix(".")
+
+
+def _known(loc: tuple[int | str, ...]) -> list[int | str]:
+    return [part for part in loc if isinstance(part, int) or part in FIELD_NAMES]
 
 
 def _field_names(*models: type[BaseModel]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Shared, slow to make, and never changed by a test: the vocabulary, the library that checks ours, checkpoints."""
+"""Shared, slow to make, never changed by a test: the vocabulary, the library checking ours, checkpoints."""
 
 from __future__ import annotations
 

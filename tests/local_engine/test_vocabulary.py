@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai_harmony import HarmonyEncoding
-from tiktoken_ext.openai_public import o200k_base
+from tiktoken_ext.openai_public import o200k_base  # type: ignore[import-untyped]
 
 from local_engine import vocabulary as module
 from local_engine.errors import VocabularyError
@@ -115,7 +115,7 @@ def test_another_models_tokenizer_json_is_refused(tmp_path: Path, raw: object, m
 
 
 def test_without_litellm_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
 
     with pytest.raises(
         VocabularyError, match=r"put the model's `tokenizer\.json` beside its weights, install"

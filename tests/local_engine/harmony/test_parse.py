@@ -253,7 +253,7 @@ def test_well_formed_turns_are_read_as_the_library_reads_them(
     theirs = [
         Read(
             str(message.channel),
-            message.content[0].text,  # type: ignore[attr-defined]
+            message.content[0].text,
             message.recipient,
             (message.content_type or "").removeprefix("<|constrain|>") or None,
         )
@@ -274,7 +274,7 @@ def test_any_bytes_are_decoded_as_the_library_decodes_them(
     turn = [*encode("<|channel|>final<|message|>", vocabulary), *tokens, SPECIALS["<|end|>"]]
     theirs = library.parse_messages_from_completion_tokens(turn, Role.ASSISTANT)
 
-    assert read(turn, vocabulary) == [Read("final", theirs[0].content[0].text)]  # type: ignore[attr-defined]
+    assert read(turn, vocabulary) == [Read("final", theirs[0].content[0].text)]
 
 
 PIECES = st.sampled_from(

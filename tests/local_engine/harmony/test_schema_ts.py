@@ -87,7 +87,9 @@ def by_library(library: HarmonyEncoding, tools: list[FunctionTool]) -> str:
         for tool in tools
     ]
     content = DeveloperContent.new().with_function_tools(described)
-    rendered = library.decode_utf8(library.render(Message.from_role_and_content(Role.DEVELOPER, content)))
+    rendered: str = library.decode_utf8(
+        library.render(Message.from_role_and_content(Role.DEVELOPER, content))
+    )
     return rendered.removeprefix("<|start|>developer<|message|>").removesuffix("<|end|>")
 
 
