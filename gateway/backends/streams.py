@@ -61,14 +61,15 @@ class HttpStream:
             return batch
         if self._ended:
             raise StopAsyncIteration
-        if self._decoder.complete:
-            await self._end()
-            raise StopAsyncIteration
         try:
-            return await self._read()
+            batch = await self._read()
         except (BackendFault, asyncio.CancelledError):
             await self.aclose()
             raise
+        if not batch:
+            await self._end()
+            raise StopAsyncIteration
+        return batch
 
     async def aclose(self) -> None:
         """Closes the connection at once, unless the answer was read to its end."""
@@ -77,8 +78,8 @@ class HttpStream:
             self._response.close()
 
     async def _read(self) -> tuple[Chunk, ...]:
-        """The next batch with at least one chunk."""
-        while True:
+        """The next batch with at least one chunk; empty when the answer is complete."""
+        while not self._decoder.complete:
             data = await self._receive()
             if not data:
                 raise Broken(
@@ -86,6 +87,7 @@ class HttpStream:
                 )
             if batch := self._decoder.feed(data):
                 return batch
+        return ()
 
     async def _receive(self) -> bytes:
         try:

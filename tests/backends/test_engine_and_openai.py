@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 from openai.types.chat import ChatCompletion
 
 from gateway.backends.base import (
@@ -77,6 +78,22 @@ async def test_a_stream_comes_in_batches_and_always_asks_for_usage(http: aiohttp
     assert [one.finish_reason for one in chunks] == [None, "stop", None]
     assert chunks[-1].usage == Usage(5, 3)
     assert all(batches)
+
+
+async def test_an_end_that_comes_in_reads_of_its_own_ends_the_stream(http: aiohttp.ClientSession) -> None:
+    async def handler(request: Any) -> Any:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for part in (HELLO, event(chunk({}, "stop")), event(chunk(None, usage=USAGE)), b": bye\n\n", DONE):
+            await response.write(part)
+            await asyncio.sleep(0.05)
+        return response
+
+    async with running(handler) as upstream:
+        stream = await engine(http, upstream.url).stream(attempt(ENGINE), chat(), "r1")
+        chunks = [one async for batch in stream for one in batch]
+    assert [one.finish_reason for one in chunks] == [None, "stop", None]
+    assert chunks[-1].usage == Usage(5, 3)
 
 
 async def test_a_tenants_salt_is_sent_by_the_engine_backend_only(http: aiohttp.ClientSession) -> None:
