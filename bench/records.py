@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -43,6 +44,8 @@ from gateway.receipts.receipt import (
     UsageClaim,
 )
 from gateway.receipts.signer import ReceiptSigner, SigningKey
+
+Work = Callable[[FileAudit, int], Awaitable[None]]
 
 BATCHES = 15
 CONCURRENT = 16
@@ -146,9 +149,9 @@ async def measure(directory: Path) -> dict[str, object]:
     signer = ReceiptSigner(SigningKey(private, PublicKey(private.public_key().public_bytes_raw(), False)))
     results: dict[str, Cost] = {}
 
-    async def with_audit(name: str, durability: Durability, work: Callable[[FileAudit, int], Awaitable[None]], count: int) -> None:  # fmt: skip
+    async def with_audit(name: str, durability: Durability, work: Work, count: int) -> None:
         audit = open_file_audit(directory / name, SystemClock(), durability)
-        results[name] = await cost(lambda number: work(audit, number), count)
+        results[name] = await cost(partial(work, audit), count)
         await audit.aclose()
 
     async def sign(audit: FileAudit, count: int) -> None:
@@ -156,12 +159,12 @@ async def measure(directory: Path) -> dict[str, object]:
         for _ in range(count):
             signer.sign(made)
 
-    async def raw_sign(_: FileAudit, count: int) -> None:
+    async def raw_sign(audit: FileAudit, count: int) -> None:
         message = b"x" * 2300
         for _ in range(count):
             private.sign(message)
 
-    async def digests(_: FileAudit, count: int) -> None:
+    async def digests(audit: FileAudit, count: int) -> None:
         request, answer = b"x" * 1200, b"y" * 1600
         for _ in range(count):
             body_digest(request)

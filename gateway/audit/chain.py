@@ -31,6 +31,12 @@ INTEGER_MAX: Final = (1 << 53) - 1  # what every JSON reader keeps exactly
 
 _HASH_MEMBER: Final = b',"hash":"'
 _SUFFIX_BYTES: Final = len(_HASH_MEMBER) + 64 + len(b'"}')
+_CANONICAL: Final = (
+    orjson.OPT_SORT_KEYS
+    | orjson.OPT_UTC_Z
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -65,7 +71,7 @@ def time_text(moment: datetime) -> str:
 def seal(
     replica: str, head: Sealed, kind: str, moment: datetime, fields: Mapping[str, Any]
 ) -> tuple[bytes, Sealed]:
-    """The line (with its line end) that follows `head`, and its place in the chain.
+    """The line (with its line end) that follows `head`, and its place in the chain; `moment` is in UTC.
 
     Raises ValueError when `fields` use a name of the chain's own, hold a number that is not an exact
     integer, or are too long; TypeError when they are not JSON values.
@@ -82,10 +88,11 @@ def seal(
             "prev": head.hash,
             "replica": replica,
             "seq": sequence,
-            "time": time_text(moment),
+            # orjson writes a UTC time as `time_text` does, and faster, except at a whole second.
+            "time": moment if moment.microsecond else time_text(moment),
             "v": VERSION,
         },
-        option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS,
+        option=_CANONICAL,
     )
     if len(body) > RECORD_BYTES_MAX - _SUFFIX_BYTES:
         raise ValueError(f"a record of {len(body)} bytes is over the limit of {RECORD_BYTES_MAX}")

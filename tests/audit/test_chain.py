@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.audit.chain import CHAIN_FIELDS, GENESIS, NotARecord, seal, time_text, unseal
@@ -76,8 +76,14 @@ def test_every_kind_of_record_can_be_sealed_and_recomputed(sample: Any) -> None:
     assert stranger(line)["kind"] == sample.kind
 
 
-def test_a_whole_second_is_written_with_its_microseconds() -> None:
-    assert time_text(datetime(2026, 1, 1, tzinfo=UTC)) == "2026-01-01T00:00:00.000000Z"
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC)))
+@example(datetime(2026, 1, 1, tzinfo=UTC))
+@example(datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC))
+def test_every_time_is_written_with_its_microseconds(moment: datetime) -> None:
+    line, _ = seal("aa", GENESIS, "begin", moment, {})
+
+    assert unseal(line[:-1]).time == time_text(moment)
+    assert time_text(moment) == moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @pytest.mark.parametrize(
