@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,7 @@ from gateway.policy.source.vocabulary import BundleFile, build_vocabulary
 from gateway.policy.source.zones import ZonesFile, build_geography
 
 Model = TypeVar("Model", bound=BaseModel)
+Parse = Callable[[str, bytes], Document]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,17 @@ def load_bundle(directory: Path) -> Bundle:
     return loaded.bundle
 
 
-def compile_files(files: Files) -> Loaded:
+def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
     """The bundle in these files, checked and compiled; its examples are read, but not run.
 
+    `parse` reads one file; whoever loads much the same files again and again may pass one that remembers.
     Raises PolicyInvalid with everything that is wrong, up to the first stage that cannot go on.
     """
     problems: list[Problem] = []
     documents: dict[str, Document] = {}
     for name in sorted(files.content):
         try:
-            documents[name] = parse_document(name, files.content[name])
+            documents[name] = parse(name, files.content[name])
         except PolicyInvalid as error:
             problems += error.problems
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from gateway.policy.problems import PolicyInvalid, Problem
 from gateway.policy.routes import Hop, Route, Routes
 from gateway.policy.rules import Rule
 from gateway.policy.source.directory import Files, read_directory
+from gateway.policy.source.document import Document, parse_document
 
 POLICIES = Path(__file__).parents[2] / "policies"
 
@@ -29,7 +31,18 @@ def default_files() -> dict[str, bytes]:
 
 
 def loaded_default() -> Loaded:
-    return compile_files(read_directory(POLICIES))
+    return compiled(default_files())
+
+
+@functools.cache
+def parsed(name: str, content: bytes) -> Document:
+    """A document, read once however many bundles hold it: reading YAML is most of a load."""
+    return parse_document(name, content)
+
+
+def compiled(files: Mapping[str, bytes]) -> Loaded:
+    """The bundle in these files; its examples have not run. Raises PolicyInvalid."""
+    return compile_files(Files(files), parsed)
 
 
 def edited(name: str, old: str, new: str) -> dict[str, bytes]:
@@ -44,7 +57,7 @@ def edited(name: str, old: str, new: str) -> dict[str, bytes]:
 def problems_of(files: Mapping[str, bytes]) -> tuple[Problem, ...]:
     """What is wrong with these files; fails when nothing is."""
     try:
-        compile_files(Files(files))
+        compiled(files)
     except PolicyInvalid as error:
         return error.problems
     raise AssertionError("the bundle loaded")
@@ -68,7 +81,7 @@ def every_condition() -> Bundle:
     files["tests/all.yaml"] = EVERY_CONDITION_TEST.encode()
     files["places.yaml"] += EXTRA_PLACES.encode()
     files["zones.yaml"] = files["zones.yaml"].replace(b"\noperators:\n", EXTRA_ATTESTATION.encode())
-    return compile_files(Files(files)).bundle
+    return compiled(files).bundle
 
 
 EXTRA_PLACES = """

@@ -7,9 +7,7 @@ from hypothesis import given, settings
 
 from gateway.policy.antitone import Witness, find_witness, steps
 from gateway.policy.bundle import Bundle
-from gateway.policy.load import compile_files
-from gateway.policy.source.directory import Files
-from tests.policy.bundles import edited, loaded_default, problems_of
+from tests.policy.bundles import compiled, edited, loaded_default, problems_of
 from tests.policy.made_up import bundles
 
 calm = settings(deadline=None, max_examples=60)
@@ -123,4 +121,4 @@ def test_a_permit_that_names_labels_loads_where_another_permits_the_same_without
     )
     files["tests/needless.yaml"] = files["tests/eea.yaml"].replace(b"- name: ", b"- name: again, ")
 
-    assert "needless" in {rule.id for rule in compile_files(Files(files)).bundle.rules}
+    assert "needless" in {rule.id for rule in compiled(files).bundle.rules}

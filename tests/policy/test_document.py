@@ -13,7 +13,7 @@ country: NO
 answers: [yes, no, on, off, y, n, Yes, OFF]
 booleans: [true, False, TRUE]
 numbers: [12, -3, 1.5, .5, 1e3]
-words: [012a, 1_000, 0x1F, 0o17, 12:30:00, 2026-11-23, .inf, .nan, 1.2.3]
+words: [111111111111111111111111, 012a, 1_000, 0x1F, 0o17, 12:30:00, 2026-11-23, .inf, .nan, 1.2.3]
 quoted: ['true', "12", '']
 """
 
@@ -24,7 +24,18 @@ quoted: ['true', "12", '']
         "answers": ["yes", "no", "on", "off", "y", "n", "Yes", "OFF"],
         "booleans": [True, False, True],
         "numbers": [12, -3, 1.5, 0.5, 1000.0],
-        "words": ["012a", "1_000", "0x1F", "0o17", "12:30:00", "2026-11-23", ".inf", ".nan", "1.2.3"],
+        "words": [
+            "111111111111111111111111",
+            "012a",
+            "1_000",
+            "0x1F",
+            "0o17",
+            "12:30:00",
+            "2026-11-23",
+            ".inf",
+            ".nan",
+            "1.2.3",
+        ],
         "quoted": ["true", "12", ""],
     }
 

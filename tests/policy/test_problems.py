@@ -192,7 +192,8 @@ CASES = [
         FRANKFURT,
         FRANKFURT.replace("openai.", "us.openai."),
         "us.openai",
-        "`us.openai.gpt-oss-20b-1:0` is the cross-region profile `us.`, which may serve outside `eu-central-1`",
+        "`us.openai.gpt-oss-20b-1:0` is the cross-region profile `us.`, which may serve outside "
+        "`eu-central-1`",
         "write `openai.gpt-oss-20b-1:0`, which is served in `eu-central-1` alone",
     ),
     (

@@ -19,7 +19,9 @@ from gateway.policy.problems import PolicyInvalid, Problem
 DEPTH_MAX: Final = 24
 TEXT_TAGS: Final = frozenset({"tag:yaml.org,2002:str", "!"})
 INTEGER: Final = re.compile(r"[-+]?[0-9]{1,18}")
-FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,3})?")
+FLOAT: Final = re.compile(
+    r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]{1,3})?|[0-9]{1,18}[eE][-+]?[0-9]{1,3})"
+)
 WORDS: Final[Mapping[str, bool | None]] = {
     "true": True,
     "True": True,
@@ -155,7 +157,11 @@ def value_of(node: yaml.Node, path: Path, keys: dict[Path, Mark], values: dict[P
 
 
 def scalar(text: str) -> str | int | float | bool | None:
-    """A plain scalar, as YAML 1.2's core schema reads it (no octal, hexadecimal, infinity or NaN)."""
+    """A plain scalar, as YAML 1.2's core schema reads it.
+
+    Octal and hexadecimal numbers, infinity, NaN and whole numbers of more than 18 digits stay text: nothing in a
+    policy is one, and a hash that happens to have no letter must not become a number.
+    """
     if text in WORDS:
         return WORDS[text]
     if INTEGER.fullmatch(text):
