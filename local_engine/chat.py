@@ -173,9 +173,12 @@ class Answer:
         )
 
     def _deliver(self, step: Step) -> None:
-        # On the worker thread. After shutdown nobody listens any more.
-        if not self._loop.is_closed():
+        # Called on the worker thread.
+        try:
             self._loop.call_soon_threadsafe(self._steps.put_nowait, step)
+        except RuntimeError:
+            # The loop has ended: the process is shutting down, and nobody listens any more.
+            self.generation.cancel()
 
     async def begin(self) -> None:
         """Waits for the first step, so that a failure before it still has a status of its own.

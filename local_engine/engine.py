@@ -198,7 +198,7 @@ class Engine:
                 self._running = None
                 self._service_s += 0.2 * (self._clock() - begun - self._service_s)
             # Only now, so that whoever hears of the end finds the engine free.
-            generation.deliver(last)
+            self._deliver(generation, last)
         self._fail_waiting()
 
     def _next(self) -> Generation | None:
@@ -259,4 +259,11 @@ class Engine:
         with self._changed:
             left, self._waiting = list(self._waiting), deque()
         for generation in left:
-            generation.deliver(Failed(Stopping("the engine is shutting down: try another replica")))
+            self._deliver(generation, Failed(Stopping("the engine is shutting down: try another replica")))
+
+    def _deliver(self, generation: Generation, last: Finished | Failed) -> None:
+        try:
+            generation.deliver(last)
+        except Exception as error:
+            # One listener that breaks must not end the worker, and with it every other request.
+            log.error("an answer's end was not taken: %s", type(error).__name__)

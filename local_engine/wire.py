@@ -92,12 +92,16 @@ class UserMessage(_Wire):
 
 
 class AssistantMessage(_Wire):
-    """An `assistant` message of the history, with the reasoning this engine gave beside it."""
+    """An `assistant` message of the history, with the reasoning this engine gave beside it.
+
+    Clients send back what the SDK gave them, so `annotations` may be there, but empty.
+    """
 
     role: Literal["assistant"]
     content: Content | None = None
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class ToolMessage(_Wire):
@@ -178,12 +182,22 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     given = {key: value for key, value in raw.items() if value is not None}
     for key, value in given.items():
         _check_known(key, value)
+    honoured = {key: value for key, value in given.items() if key not in NEUTRAL}
+    if isinstance(messages := given.get("messages"), list):
+        honoured["messages"] = [_without_nulls(message) for message in messages]
     try:
-        request = ChatRequest.model_validate({k: v for k, v in given.items() if k not in NEUTRAL})
+        request = ChatRequest.model_validate(honoured)
     except ValidationError as error:
         raise _refusal(error) from None
     _check_together(request)
     return request
+
+
+def _without_nulls(message: Any) -> Any:
+    """A message as if its null fields were absent: SDKs dump `refusal`, `audio` and the like as null."""
+    if not isinstance(message, dict):
+        return message
+    return {key: value for key, value in message.items() if value is not None}
 
 
 def _refuse_constant(_: str) -> None:

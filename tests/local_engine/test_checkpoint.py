@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from local_engine.checkpoint import Checkpoint, open_checkpoint
 from local_engine.errors import CheckpointError
 from local_engine.inspection import inspect
-from local_engine.make import make_checkpoint
+from local_engine.make import SHARD_BYTES, make_checkpoint
+from local_engine.presets import PRESETS
 from local_engine.tensors import tensor_specs
 
 
@@ -181,6 +182,14 @@ def test_pointing_one_level_too_high_is_told_where_to_point(tmp_path: Path) -> N
         open_checkpoint(tmp_path)
 
     assert f"use `{tmp_path / 'original'}`" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("preset", "gigabytes"), [("20b-shape", 13.761), ("120b-shape", 65.249)])
+def test_the_big_shapes_have_the_size_of_the_released_models(preset: str, gigabytes: float) -> None:
+    sizes = [spec.nbytes for spec in tensor_specs(PRESETS[preset].config)]
+
+    assert round(sum(sizes) / 1e9, 3) == gigabytes
+    assert max(sizes) < SHARD_BYTES
 
 
 def test_nothing_is_written_over_and_unknown_presets_are_named(tiny: dict[str, Path], tmp_path: Path) -> None:

@@ -205,6 +205,19 @@ def test_a_model_that_breaks_fails_its_request_alone_and_its_words_stay_unsaid(
     assert start(engine)[1].all()[-1] == Finished("length")
 
 
+def test_a_listener_that_breaks_ends_its_own_request_only(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(step: Step) -> None:
+        raise LookupError("a prompt might be quoted here")
+
+    engine.submit([5], PARAMS, broken)
+
+    assert start(engine)[1].all()[-1] == Finished("length")
+    assert "an answer's end was not taken: LookupError" in caplog.text
+    assert "quoted" not in caplog.text
+
+
 def test_an_empty_prompt_is_a_fault_not_a_crash(engine: Engine) -> None:
     heard = Heard()
     engine.submit([], PARAMS, heard)

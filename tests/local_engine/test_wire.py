@@ -10,7 +10,7 @@ import pytest
 from openai.resources.chat.completions import Completions
 
 from local_engine.errors import Refused
-from local_engine.wire import NEUTRAL, ChatRequest, parse_chat_request
+from local_engine.wire import NEUTRAL, AssistantMessage, ChatRequest, parse_chat_request
 
 MINIMAL: dict[str, Any] = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": "hi"}]}
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -251,6 +251,26 @@ def test_what_is_wrong_is_named_by_its_place(changes: dict[str, Any], expected: 
 
     assert found == expected
     assert CANARY not in "".join(str(part) for part in found)
+
+
+def test_what_the_sdk_dumps_can_be_sent_back_whole() -> None:
+    answer: dict[str, Any] = {
+        "role": "assistant",
+        "content": "hi",
+        "reasoning": "hm",
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+        "function_call": None,
+        "tool_calls": None,
+    }
+
+    assert parse(messages=[answer]).messages == [
+        AssistantMessage(role="assistant", content="hi", reasoning="hm", annotations=[])
+    ]
+    assert refused(messages=[answer | {"refusal": CANARY}])[0] == (
+        "`messages[0]` has a key that this engine does not know: remove it"
+    )
 
 
 @pytest.mark.parametrize(
