@@ -22,10 +22,9 @@ from gateway.backends.endpoint import Endpoint, endpoint_of
 from gateway.backends.eventstream import EventStreamDecoder, MalformedStream, StreamException
 from gateway.backends.http import (
     IDLE_TIMEOUT_S,
-    call_timeout,
+    call_bounds,
     read_bounded,
     redirect_fault,
-    stream_timeout,
     transport_fault,
 )
 from gateway.backends.signing import Signer
@@ -81,7 +80,7 @@ class BedrockBackend:
         return converse.unsupported(chat)
 
     async def complete(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> Answer:
-        bounds = call_timeout(attempt.total_timeout_s)
+        bounds = call_bounds(attempt.total_timeout_s)
         response = await self._send(attempt, chat, "converse", JSON, bounds)
         upstream = self._upstream(response)
         async with response:
@@ -96,7 +95,7 @@ class BedrockBackend:
 
     async def stream(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> AnswerStream:
         first_s = attempt.first_byte_timeout_s
-        bounds = stream_timeout(attempt.total_timeout_s, first_s, self._idle_timeout_s)
+        bounds = call_bounds(attempt.total_timeout_s)
         try:
             async with asyncio.timeout(first_s):
                 response = await self._send(attempt, chat, "converse-stream", EVENTS, bounds)
@@ -107,7 +106,7 @@ class BedrockBackend:
                 created_s = int(self._now_s())
                 translator = converse_answer.StreamTranslator(request_id, attempt.model, created_s)
                 decoder = ConverseStreamDecoder(translator, self._place.id, upstream)
-                stream = HttpStream(response, decoder, self._place.id, upstream)
+                stream = HttpStream(response, decoder, self._place.id, upstream, self._idle_timeout_s)
                 await stream.wait_for_first()
                 return stream
         except TimeoutError:
@@ -121,7 +120,7 @@ class BedrockBackend:
         body = b'{"messages":[]}'
         url = self._endpoint.operation(model_id, "converse")
         headers = await self._signer.headers(url, body, JSON)
-        response = await self._post(url, body, headers, call_timeout(PROBE_TIMEOUT_S))
+        response = await self._post(url, body, headers, call_bounds(PROBE_TIMEOUT_S))
         upstream = self._upstream(response)
         async with response:
             text = await self._read(response, upstream)

@@ -63,19 +63,9 @@ def require_safe(url: str, what: str) -> None:
     raise ValueError(f"`{what}` must be an https URL (plain http is for loopback only)")
 
 
-def call_timeout(total_s: float) -> aiohttp.ClientTimeout:
-    """Bounds of a call whose answer comes in one piece, which may take all the time there is."""
+def call_bounds(total_s: float) -> aiohttp.ClientTimeout:
+    """Bounds of a call: on the whole of it and on connecting."""
     return aiohttp.ClientTimeout(total=total_s, sock_connect=min(CONNECT_TIMEOUT_S, total_s))
-
-
-def stream_timeout(total_s: float, first_byte_s: float, idle_s: float) -> aiohttp.ClientTimeout:
-    """Bounds of a streamed call: a server that falls silent for `idle_s` in the middle is given up.
-
-    The wait for the first byte is bounded by the caller; here it only must not be cut shorter.
-    """
-    return aiohttp.ClientTimeout(
-        total=total_s, sock_connect=min(CONNECT_TIMEOUT_S, total_s), sock_read=max(first_byte_s, idle_s)
-    )
 
 
 def transport_fault(error: Exception, place_id: str, upstream: Upstream) -> BackendFault:

@@ -13,11 +13,10 @@ from gateway.backends import openai_wire
 from gateway.backends.base import Answer, AnswerStream, Broken, Throttled, TimedOut, Upstream
 from gateway.backends.http import (
     IDLE_TIMEOUT_S,
-    call_timeout,
+    call_bounds,
     read_bounded,
     redirect_fault,
     require_safe,
-    stream_timeout,
     transport_fault,
 )
 from gateway.backends.streams import HttpStream
@@ -81,7 +80,7 @@ class OpenAIBackend:
 
     async def complete(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> Answer:
         body = openai_wire.request_body(chat, attempt.upstream_model, stream=False)
-        response = await self._send(attempt, body, request_id, call_timeout(attempt.total_timeout_s))
+        response = await self._send(attempt, body, request_id, call_bounds(attempt.total_timeout_s))
         upstream = self._upstream(response)
         async with response:
             text = await self._read(response, upstream)
@@ -94,7 +93,7 @@ class OpenAIBackend:
     async def stream(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> AnswerStream:
         body = openai_wire.request_body(chat, attempt.upstream_model, stream=True)
         first_s = attempt.first_byte_timeout_s
-        bounds = stream_timeout(attempt.total_timeout_s, first_s, self._idle_timeout_s)
+        bounds = call_bounds(attempt.total_timeout_s)
         try:
             async with asyncio.timeout(first_s):
                 response = await self._send(attempt, body, request_id, bounds)
@@ -103,7 +102,7 @@ class OpenAIBackend:
                     response.close()
                     raise Broken(f"`{self._place.id}` sent no event stream", upstream=upstream)
                 decoder = openai_wire.SseDecoder(request_id, attempt.model, self._place.id, upstream)
-                stream = HttpStream(response, decoder, self._place.id, upstream)
+                stream = HttpStream(response, decoder, self._place.id, upstream, self._idle_timeout_s)
                 await stream.wait_for_first()
                 return stream
         except TimeoutError:
@@ -112,7 +111,7 @@ class OpenAIBackend:
             ) from None
 
     async def probe(self) -> None:
-        bounds = call_timeout(PROBE_TIMEOUT_S)
+        bounds = call_bounds(PROBE_TIMEOUT_S)
         try:
             response = await self._http.get(
                 self._probe_url, headers=self._headers, timeout=bounds, allow_redirects=False

@@ -356,7 +356,7 @@ async def test_a_stream_that_falls_silent_is_given_up(http: Any, frankfurt: Runn
     )
     frankfurt.emulator.faults.add(Fault(kind="stall", after_events=6, delay_s=30))
     stream = await bedrock.stream(attempt(bedrock.place, first_byte_timeout_s=0.2), chat(), "r1")
-    with pytest.raises(TimedOut):
+    with pytest.raises(TimedOut, match="`bedrock-eu-central-1` fell silent in the middle of its answer"):
         async for _ in stream:
             pass
 
