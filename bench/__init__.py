@@ -1,0 +1,1 @@
+"""What Douane costs, measured beside a peer in the same run."""

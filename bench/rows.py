@@ -1,0 +1,68 @@
+"""The goals of the gateway (`docs/performance.md`), each held against what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One goal. `value` None: not measured, and `note` says why."""
+
+    what: str
+    value: float | None
+    unit: str
+    at_most: float | None = None
+    at_least: float | None = None
+    note: str | None = None
+
+    @property
+    def met(self) -> bool | None:
+        if self.value is None:
+            return None
+        return (self.at_most is None or self.value <= self.at_most) and (
+            self.at_least is None or self.value >= self.at_least
+        )
+
+    @property
+    def goal(self) -> str:
+        if self.at_most is not None:
+            return f"≤ {self.at_most:g} {self.unit}".strip()
+        return f"≥ {self.at_least:g} {self.unit}".strip()
+
+    def told(self) -> dict[str, object]:
+        """For the JSON output."""
+        value = None if self.value is None else round(self.value, 3)
+        told: dict[str, object] = {
+            "what": self.what,
+            "value": value,
+            "unit": self.unit,
+            "goal": self.goal,
+            "met": self.met,
+        }
+        return {**told, "note": self.note} if self.note else told
+
+
+def table(rows: list[Row]) -> str:
+    """The rows for people."""
+    cells = [
+        (
+            row.what,
+            "–" if row.value is None else f"{row.value:.2f} {row.unit}".strip(),
+            row.goal,
+            word(row.met),
+        )
+        for row in rows
+    ]
+    header = ("what", "measured", "goal", "met")
+    widths = [max(len(line[column]) for line in [header, *cells]) for column in range(4)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [header, *cells]
+    ]
+    notes = [f"{row.what}: {row.note}" for row in rows if row.note]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:], *notes])
+
+
+def word(met: bool | None) -> str:
+    return {True: "yes", False: "NO", None: "not measured"}[met]
