@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import aiohttp
-import botocore.session
+import boto3
+from botocore.credentials import Credentials
+from botocore.exceptions import ProfileNotFound
 
 from gateway.backends.base import Backend
 from gateway.backends.bedrock import BedrockBackend
@@ -29,7 +32,10 @@ class Backends(Mapping[str, Backend]):
         self._http = http
         self._keys = keys
         self._backends: dict[str, Backend] = {}
-        self._credentials = aws_credentials(settings)
+
+    @cached_property
+    def _credentials(self) -> AwsCredentials:
+        return aws_credentials(self._settings)
 
     def rebuild(self, bundle: Bundle) -> None:
         """Replaces every backend by one for this bundle's places; requests under way keep theirs."""
@@ -103,10 +109,25 @@ class Backends(Mapping[str, Backend]):
 
 
 def aws_credentials(settings: Settings) -> AwsCredentials:
-    """The machine's credentials only for the real Bedrock; the emulator gets a pair that is worth nothing."""
-    session = botocore.session.Session(profile=settings.aws_profile if settings.bedrock == "aws" else None)
+    """The machine's credentials, only for the real Bedrock; the emulator gets a pair that is worth nothing.
+
+    Raises `SettingsInvalid` for a profile that does not exist.
+    """
     if settings.bedrock == "emulator":
+        return AwsCredentials(EmulatorSession())
+    try:
+        # The whole chain: profile, SSO, web identity, container and instance roles. The region is the place's.
+        return AwsCredentials(boto3.Session(profile_name=settings.aws_profile))
+    except ProfileNotFound as error:
+        raise SettingsInvalid(
+            (f"{str(error).lower()}; name one of `~/.aws/config` in `aws_profile` or AWS_PROFILE",)
+        ) from None
+
+
+class EmulatorSession:
+    """Stands where a boto3 session would: whatever AWS credentials the machine has, the demo uses none."""
+
+    def get_credentials(self) -> Credentials:
         from gateway.testing.bedrock.signature import Keys  # the demo's part, not loaded otherwise
 
-        session.set_credentials(Keys().access_key, Keys().secret_key)
-    return AwsCredentials(session)
+        return Credentials(Keys().access_key, Keys().secret_key)

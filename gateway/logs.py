@@ -31,6 +31,8 @@ class ContentFreeFormatter(logging.Formatter):
         if record.name == "douane":
             entry["event"] = record.msg
             entry.update(getattr(record, "fields", {}))
+        elif record.name.startswith("gateway."):  # the store's own words: addresses and error codes
+            entry["event"] = record.getMessage()
         else:
             entry["event"] = "library"
             entry["source"] = f"{record.name}:{record.funcName}"
