@@ -100,13 +100,13 @@ class Link:
             if wire is not None:
                 since_s = loop.time()
                 await asyncio.wait([wire.lost])  # not `await wire.lost`: ending this task must not end it
-                if loop.time() - since_s > STEADY_S:  # else it comes and goes, and is tried less and less
-                    backoff_s = BACKOFF_FIRST_S
+                if loop.time() - since_s > STEADY_S:  # perhaps a hiccup: try at once
+                    backoff_s = 0.0  # one that comes and goes is tried less and less
                 self._wire = None
                 self._step(Event.LOST)
                 LOG.warning("redis at %s is gone: %s; doing without", self._address.id, wire.lost.result())
             await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, BACKOFF_MAX_S)
+            backoff_s = min(max(2 * backoff_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
             try:
                 wire = await self._try()
             except StoreMisconfigured as error:

@@ -15,7 +15,7 @@ import hiredis
 
 Argument = str | bytes | int
 
-TIMEOUT_S: Final = 0.045
+TIMEOUT_S: Final = 0.040
 GRACE_S: Final = 0.004  # for answers that have arrived while the event loop was busy with something else
 
 
@@ -55,7 +55,9 @@ class Wire(asyncio.Protocol):
         self._out.append(hiredis.pack_command(arguments))  # type: ignore[arg-type] # its stub: one-tuples
         deadline_s = self._loop.time() + (self.timeout_s if timeout_s is None else timeout_s)
         self._pending.append((deadline_s, future))
-        if self._timer is None:
+        if self._timer is None or deadline_s < self._timer.when():  # one that waited for a patient call
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = self._loop.call_at(deadline_s, self._check)
         return future
 

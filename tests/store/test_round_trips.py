@@ -112,3 +112,16 @@ async def test_no_call_may_wait_longer_than_fifty_milliseconds(redis_server: Red
     assert TIMEOUT_S + GRACE_S < 0.050
     with pytest.raises(Exception, match="^it did not answer in time$"):
         await call
+
+
+async def test_a_patient_call_before_does_not_lengthen_the_wait_of_a_later_one(
+    redis_server: RedisServer,
+) -> None:
+    loop = asyncio.get_running_loop()
+    _, wire = await loop.create_connection(lambda: Wire(loop), "127.0.0.1", redis_server.port)
+    assert await wire.call("PING", timeout_s=60) == b"PONG"
+    call = wire.call("PING")
+    assert wire._timer is not None
+    assert wire._timer.when() == wire._pending[0][0]
+    assert await call == b"PONG"
+    await wire.aclose("the test is over")
