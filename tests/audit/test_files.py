@@ -262,6 +262,21 @@ def test_a_full_disk_refuses_records_leaves_no_partial_line_and_heals(tmp_path: 
     assert (report.intact, report.records, report.last) == (True, 2, 2)
 
 
+async def test_a_partial_line_that_could_not_be_cut_off_at_once_is_cut_off_by_the_next_record(
+    tmp_path: Path,
+) -> None:
+    audit = opened(tmp_path / "audit")
+    await audit.append("begin", {"request": "req_1"})
+    with audit.path.open("ab") as disk:
+        disk.write(b'{"kind":"beg')
+    audit._partial = True  # what a write that failed half way leaves when the cut fails as well
+
+    await audit.append("begin", {"request": "req_2"})
+
+    assert [unseal(line).sequence for line in lines(audit.path)] == [1, 2]
+    await audit.aclose()
+
+
 async def test_the_refusal_names_no_file_to_the_caller_but_its_cause_does(tmp_path: Path) -> None:
     audit = opened(tmp_path / "audit")
     audit.path.unlink()

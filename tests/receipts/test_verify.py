@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.receipts.jwk import base64url
@@ -24,6 +24,8 @@ from gateway.receipts.verify import (
 )
 
 from .samples import ANSWER, CACHED, FULL, KEY, PINNED, REFUSED, REQUEST, SIGNER, key
+
+calm = settings(deadline=None, max_examples=150)  # a busy machine is not a bug
 
 JWS = SIGNER.sign(FULL)
 HEADER = {"alg": "EdDSA", "kid": KEY.kid, "typ": "douane-receipt+jws"}
@@ -52,6 +54,7 @@ def test_what_was_signed_is_what_is_read(receipt: Receipt) -> None:
     assert (opened.receipt, opened.kid, opened.demo) == (receipt, KEY.kid, False)
 
 
+@calm
 @given(position=st.integers(0, len(JWS) - 1), letter=st.sampled_from(ALPHABET + ".=+/ \n\x00é"))
 def test_no_change_of_a_character_goes_unnoticed(position: int, letter: str) -> None:
     altered = JWS[:position] + letter + JWS[position + 1 :]
@@ -75,6 +78,7 @@ def test_every_single_character_counts() -> None:
     assert unnoticed == []
 
 
+@calm
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda data: data.decode("latin-1")))
 def test_no_text_makes_it_fail_in_another_way(text: str) -> None:
     with pytest.raises((ReceiptMalformed, ReceiptNotGenuine)):
@@ -83,6 +87,7 @@ def test_no_text_makes_it_fail_in_another_way(text: str) -> None:
         verify_receipt(f"{base64url(json.dumps(HEADER).encode())}.{text}", PINNED)
 
 
+@calm
 @given(payload=st.binary(max_size=300))
 def test_no_signed_payload_makes_it_fail_in_another_way(payload: bytes) -> None:
     with pytest.raises(ReceiptMalformed):
