@@ -56,5 +56,6 @@ async def relay(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 if __name__ == "__main__":
     uvicorn.run(
         create_forwarder(sys.argv[2]), host="127.0.0.1", port=int(sys.argv[1]), http="httptools",
-        loop="uvloop", lifespan="on", access_log=False, log_config=None, server_header=False, timeout_keep_alive=75,
+        loop="uvloop", lifespan="on", access_log=False, log_config=None, server_header=False,
+        timeout_keep_alive=75,
     )  # fmt: skip

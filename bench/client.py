@@ -119,7 +119,7 @@ async def closed_loop(
     duration_s: float = math.inf,
     requests_max: int | None = None,
 ) -> Timings:
-    """Each connection sends its next request as soon as it has its answer, until the time or number is over."""
+    """Each connection sends its next request once it has its answer, until time or number is over."""
     timings = Timings()
     began_s = time.perf_counter()
     until_s = began_s + duration_s
@@ -184,7 +184,7 @@ async def open_loop(
     began_s = time.perf_counter()
     for index in range(count):
         due_s = began_s + index / rate_per_s
-        while (ahead_s := due_s - time.perf_counter()) > 0:
+        if (ahead_s := due_s - time.perf_counter()) > 0:
             await asyncio.sleep(ahead_s)
         if idle:
             idle.popleft().send(template.numbered(next(numbers)), due_s, done)

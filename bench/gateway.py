@@ -17,7 +17,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,16 +50,12 @@ class Measured:
     rss_mib: dict[str, float]
 
     def errors(self) -> int:
-        groups: list[list[Speed] | list[Latency] | list[Streamed]] = [self.hits]
-        for measured in (
-            self.full_speed,
-            self.one_connection,
-            self.open_loop,
-            self.streams,
-            self.first_tokens,
-        ):
-            groups.append(measured["douane"])  # type: ignore[attr-defined]
-        return sum(one.errors for group in groups for one in group)
+        """Answers of Douane that were not what was asked for, under every load."""
+        speeds = [*self.full_speed["douane"], *self.hits]
+        latencies = [
+            *self.one_connection["douane"], *self.open_loop["douane"], *self.first_tokens["douane"],
+        ]  # fmt: skip
+        return sum(one.errors for one in (*speeds, *latencies, *self.streams["douane"]))
 
 
 def measure(stack: Stack, rounds: int, seconds: int) -> Measured:
@@ -82,55 +79,45 @@ def measure(stack: Stack, rounds: int, seconds: int) -> Measured:
 def rows_of(found: Measured) -> list[Row]:
     bare, douane = found.full_speed["bare"], found.full_speed["douane"]
     tails = zip(found.open_loop["douane"], found.open_loop["bare"], strict=True)
+    p99_ms = median(ours.p99_ms - bares.p99_ms for ours, bares in tails)
+    cpu = median(one.cpu_us for one in douane) / median(one.cpu_us for one in bare)
+    rate = median(one.per_s for one in douane) / median(one.per_s for one in bare)
+    relayed = {name: median(one.cpu_us for one in runs) for name, runs in found.streams.items()}
     return [
-        Row(
-            "CPU a request, everything on, to the bare forwarder's",
-            median(one.cpu_us for one in douane) / median(one.cpu_us for one in bare), "×", at_most=2.5,
-        ),
-        Row(
-            "requests a second at 16 connections, to the bare forwarder's",
-            median(one.per_s for one in douane) / median(one.per_s for one in bare), "×", at_least=0.4,
-        ),
+        Row("CPU a request, everything on, to the bare forwarder's", cpu, "×", at_most=2.5),
+        Row("requests a second at 16 connections, to the bare forwarder's", rate, "×", at_least=0.4),
         Row("round trips to Redis on a cache miss", found.round_trips.miss, "", at_most=2),
         Row("round trips to Redis on a cache hit", found.round_trips.hit, "", at_most=1),
-        Row("p50 added at 1 connection, over the bare forwarder", added(found.one_connection, "bare"), "ms", at_most=1),
-        Row(
-            f"p99 over the bare forwarder's at {RATE_PER_S:g} requests/s, open loop",
-            median(ours.p99_ms - bares.p99_ms for ours, bares in tails), "ms", at_most=3,
-        ),
+        Row("p50 over the bare forwarder's, 1 connection", added_ms(found.one_connection), "ms", at_most=1),
+        Row(f"p99 over the bare forwarder's, {RATE_PER_S:g}/s open loop", p99_ms, "ms", at_most=3),
         Row("errors", found.errors(), "", at_most=0),
         Row("cache hits a second from Redis", median(one.per_s for one in found.hits), "/s", at_least=2500),
+        Row("streaming: CPU a chunk, to a bare relay's", relayed["douane"] / relayed["bare"], "×", at_most=2),
         Row(
-            "streaming: CPU a chunk, to a bare relay's",
-            median(one.cpu_us for one in found.streams["douane"]) / median(one.cpu_us for one in found.streams["bare"]),
-            "×", at_most=2,
+            "streaming: p50 to first token, over a bare relay's",
+            added_ms(found.first_tokens),
+            "ms",
+            at_most=1,
         ),
-        Row("streaming: p50 added to the first token, over a bare relay", added(found.first_tokens, "bare"), "ms", at_most=1),
         Row("residency decision over 60 backends", found.decision_us, "µs", at_most=10),
-    ]  # fmt: skip
+    ]
 
 
-def median(values: Any) -> float:
+def median(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 
-def added(latencies: dict[str, list[Latency]], before: str) -> float:
-    """How much later the median answer of Douane is than that of `before`, in milliseconds."""
-    pairs = zip(latencies["douane"], latencies[before], strict=True)
-    return median(ours.p50_ms - theirs.p50_ms for ours, theirs in pairs)
+def added_ms(latencies: dict[str, list[Latency]]) -> float:
+    """How much later the median answer of Douane is than the bare forwarder's, in milliseconds."""
+    pairs = zip(latencies["douane"], latencies["bare"], strict=True)
+    return median(ours.p50_ms - bares.p50_ms for ours, bares in pairs)
 
 
 def machine() -> dict[str, Any]:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
     return {
-        "cpu": model,
+        "cpu": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
@@ -141,18 +128,14 @@ def machine() -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.gateway", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="interleaved rounds of each measurement (default 3)"
-    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default 3)")
     parser.add_argument("--seconds", type=int, default=4, help="seconds of load in a round (default 4)")
     options = parser.parse_args(arguments)
     before, began_s = machine(), time.monotonic()
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="douane-bench-") as directory,
-            running_stack(Path(directory)) as stack,
-        ):
-            found = measure(stack, options.rounds, options.seconds)
+        with ExitStack() as opened:
+            directory = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="douane-bench-")))
+            found = measure(opened.enter_context(running_stack(directory)), options.rounds, options.seconds)
     except NotStarted as error:
         print(f"bench: {error}", file=sys.stderr)
         return 3

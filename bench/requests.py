@@ -1,4 +1,4 @@
-"""The request of the bench: a system message and a question, about 600 bytes, each one new or all the same."""
+"""The request of the bench: a system message and a question, about 600 bytes; new each time, or the same."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 SYSTEM: Final = (
-    "You are the help desk of a freight forwarder. Answer in two sentences, name the form that is needed, and "
-    "say what you are not sure of. Do not give legal advice."
+    "You are the help desk of a freight forwarder. Answer in two sentences, name the form that is needed, "
+    "and say what you are not sure of. Do not give legal advice."
 )
 QUESTION: Final = (
-    "A customer sends a parcel of machine parts from Oslo to Rotterdam. Which declaration is due, who files it, "
-    "and by when? Reference "
+    "A customer sends a parcel of machine parts from Oslo to Rotterdam. Which declaration is due, who files "
+    "it, and by when? Reference "
 )
 MARK: Final = "@NUMBER@"
 

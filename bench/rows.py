@@ -33,35 +33,25 @@ class Row:
     def told(self) -> dict[str, object]:
         """For the JSON output."""
         value = None if self.value is None else round(self.value, 3)
-        told: dict[str, object] = {
-            "what": self.what,
-            "value": value,
-            "unit": self.unit,
-            "goal": self.goal,
-            "met": self.met,
-        }
+        told = {"what": self.what, "value": value, "unit": self.unit, "goal": self.goal, "met": self.met}
         return {**told, "note": self.note} if self.note else told
+
+
+HEADER = ("what", "measured", "goal", "met")
 
 
 def table(rows: list[Row]) -> str:
     """The rows for people."""
-    cells = [
-        (
-            row.what,
-            "–" if row.value is None else f"{row.value:.2f} {row.unit}".strip(),
-            row.goal,
-            word(row.met),
-        )
-        for row in rows
-    ]
-    header = ("what", "measured", "goal", "met")
-    widths = [max(len(line[column]) for line in [header, *cells]) for column in range(4)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [header, *cells]
-    ]
+    lines = [HEADER, *((row.what, measured(row), row.goal, word(row.met)) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    lines.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2], "-" * widths[3]))
+    padded = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     notes = [f"{row.what}: {row.note}" for row in rows if row.note]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:], *notes])
+    return "\n".join([*padded, *notes])
+
+
+def measured(row: Row) -> str:
+    return "-" if row.value is None else f"{row.value:.2f} {row.unit}".strip()
 
 
 def word(met: bool | None) -> str:

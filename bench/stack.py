@@ -109,7 +109,7 @@ def running_douane(
 
 
 def write_policies(directory: Path, key: str) -> Path:
-    """The default bundle, with one more tenant: in the EEA, `internal` by default, with every kind of limit."""
+    """The default bundle, and a tenant in the EEA, `internal` by default, with every kind of limit."""
     shutil.copytree(POLICIES, directory)
     tenants = directory / "tenants.yaml"
     content = yaml.safe_load(tenants.read_text(encoding="utf-8"))
