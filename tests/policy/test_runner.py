@@ -47,8 +47,8 @@ def test_an_example_that_holds_passes(case: str) -> None:
         ),
         (
             "}\n  expect: {log: {denied: {logs: confidential-content-is-not-logged}}}",
-            "`log` at `logs` was to be denied, but `our-premises-serve-every-tenant` permits it (tenant `demo` "
-            "in `DE`, labels `public`, purpose `general`, model `gpt-oss-20b`)",
+            "`log` at `logs` was to be denied, but `our-premises-serve-every-tenant` permits it "
+            "(tenant `demo` in `DE`, labels `public`, purpose `general`, model `gpt-oss-20b`)",
         ),
         (
             "}\n  expect: {cache: {exactly: [store-memory]}}",

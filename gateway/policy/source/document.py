@@ -159,8 +159,8 @@ def value_of(node: yaml.Node, path: Path, keys: dict[Path, Mark], values: dict[P
 def scalar(text: str) -> str | int | float | bool | None:
     """A plain scalar, as YAML 1.2's core schema reads it.
 
-    Octal and hexadecimal numbers, infinity, NaN and whole numbers of more than 18 digits stay text: nothing in a
-    policy is one, and a hash that happens to have no letter must not become a number.
+    Octal and hexadecimal numbers, infinity, NaN and whole numbers of more than 18 digits stay text: nothing
+    in a policy is one, and a hash that happens to have no letter must not become a number.
     """
     if text in WORDS:
         return WORDS[text]
