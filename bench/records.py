@@ -1,4 +1,4 @@
-"""What a record and a receipt cost: `python bench/records.py` prints one JSON object.
+"""What a record and a receipt cost: `python -m bench.records` prints one JSON object.
 
 CPU is the process's own (all threads), the lowest of several batches: what the code needs, without what the
 machine's other tenants take. Wall time is the median of the batches.
