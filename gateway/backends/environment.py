@@ -22,13 +22,17 @@ UNSET: Final = "unset it: a backend's address follows from `places.yaml` and not
 UNSET_PROXY: Final = "unset it: a proxy would read every request; configure one explicitly, with a place"
 
 
-def forbidden_environment(environ: Mapping[str, str], profiles: Mapping[str, Any]) -> list[str]:
+def forbidden_environment(
+    environ: Mapping[str, str], profiles: Mapping[str, Any], profile: str | None = None
+) -> list[str]:
     """One message for each setting that could redirect inference or the credentials for it; empty is good.
 
-    `profiles` is the AWS configuration as botocore reads it: `{"profiles": {…}, "services": {…}}`, see
-    `aws_configuration`. Values are never repeated: a proxy's address may hold a password.
+    `profile` is the AWS profile that the settings name; None takes the environment's. `profiles` is the AWS
+    configuration as botocore reads it: `{"profiles": {…}, "services": {…}}`, see `aws_configuration`.
+    Values are never repeated: a proxy's address may hold a password.
     """
-    return [*forbidden_variables(environ), *forbidden_profile_settings(environ, profiles)]
+    in_use = profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
+    return [*forbidden_variables(environ), *forbidden_profile_settings(in_use, profiles)]
 
 
 def forbidden_variables(environ: Mapping[str, str]) -> Iterator[str]:
@@ -45,10 +49,10 @@ def forbidden_variables(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"`{name}` is set, which stands for other hosts than those of `places.yaml`; unset it"
 
 
-def forbidden_profile_settings(environ: Mapping[str, str], profiles: Mapping[str, Any]) -> Iterator[str]:
+def forbidden_profile_settings(in_use: str, profiles: Mapping[str, Any]) -> Iterator[str]:
     """The same settings in the AWS profile in use and in the profiles that it takes credentials from."""
     all_profiles = profiles.get("profiles", {})
-    for name in profile_chain(environ, all_profiles):
+    for name in profile_chain(in_use, all_profiles):
         profile = all_profiles[name]
         if profile.get("endpoint_url"):
             yield f"aws profile `{name}` sets `endpoint_url`; remove it: {UNSET.removeprefix('unset it: ')}"
@@ -66,9 +70,9 @@ def forbidden_profile_settings(environ: Mapping[str, str], profiles: Mapping[str
                 )
 
 
-def profile_chain(environ: Mapping[str, str], all_profiles: Mapping[str, Any]) -> Iterator[str]:
+def profile_chain(in_use: str, all_profiles: Mapping[str, Any]) -> Iterator[str]:
     """The profile in use, then the one its credentials come from, and so on."""
-    name = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
+    name = in_use
     seen: set[str] = set()
     while name in all_profiles and name not in seen:
         seen.add(name)

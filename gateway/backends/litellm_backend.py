@@ -29,6 +29,7 @@ from gateway.backends.base import (
     Unreachable,
     Upstream,
 )
+from gateway.backends.http import require_safe
 from gateway.openai import ChatRequest
 from gateway.places import Place
 from gateway.routing.attempt import Attempt
@@ -70,12 +71,15 @@ class LiteLLMBackend:
     """A `Backend` over `litellm.acompletion`; the place's model ids are litellm's (`provider/model`).
 
     Where such a place is was declared by the operator and cannot be derived. `api_base` and `api_key` are
-    passed explicitly; raises ValueError for a model whose provider litellm does not know.
+    passed explicitly. Raises ValueError for a model whose provider litellm does not know, and for plain
+    http beyond loopback.
     """
 
     def __init__(
         self, place: Place, *, api_key: str | None = None, api_base: str | None = None, emulated: bool = False
     ) -> None:
+        if api_base is not None:
+            require_safe(api_base, f"url of `{place.id}`")
         self._place = place
         self._litellm = load_litellm()
         self._credentials = {

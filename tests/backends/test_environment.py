@@ -54,6 +54,13 @@ def test_what_concerns_no_used_service_is_let_be(environ: dict[str, str]) -> Non
     assert forbidden_environment(environ, NO_PROFILES) == []
 
 
+def test_the_profile_of_the_settings_wins_over_the_environments() -> None:
+    profiles = {"profiles": {"a": {"endpoint_url": "http://evil"}, "b": {}}, "services": {}}
+    assert forbidden_environment({"AWS_PROFILE": "a"}, profiles, "b") == []
+    (message,) = forbidden_environment({"AWS_PROFILE": "b"}, profiles, "a")
+    assert message.startswith("aws profile `a` sets `endpoint_url`")
+
+
 def test_several_are_all_named() -> None:
     messages = forbidden_environment({"HTTPS_PROXY": "x", "AWS_ENDPOINT_URL": "x"}, NO_PROFILES)
     assert [message.split("`")[1] for message in messages] == ["AWS_ENDPOINT_URL", "HTTPS_PROXY"]

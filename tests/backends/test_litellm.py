@@ -188,6 +188,11 @@ def test_a_model_without_a_provider_is_refused_at_construction() -> None:
         LiteLLMBackend(place("litellm", "nobody", models={MODEL: "no-such-provider-of-anything"}))
 
 
+def test_plain_http_beyond_loopback_is_refused_at_construction() -> None:
+    with pytest.raises(ValueError, match="must be an https URL"):
+        LiteLLMBackend(OTHER, api_base="http://provider.example/v1")
+
+
 def test_litellm_is_told_to_keep_to_itself() -> None:
     litellm = load_litellm()
     assert (litellm.telemetry, litellm.drop_params, litellm.turn_off_message_logging) == (False, False, True)
