@@ -1,0 +1,1 @@
+"""The whole gateway as a process, over a real engine and emulated regions whose ledgers the tests can read."""
