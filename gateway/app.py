@@ -82,6 +82,7 @@ def create_app(settings: Settings, context: GatewayContext) -> FastAPI:
     async def metrics() -> Response:
         """Prometheus' text format."""
         context.metrics.store_up.set(await context.store.healthy())
+        context.metrics.in_flight.set(context.readiness.in_flight)
         return Response(context.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -101,7 +102,7 @@ class ChatEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
         context, settings = self._context, self._settings
-        context.metrics.in_flight.inc()
+        context.readiness.in_flight += 1
         try:
             with Hangup(receive) as hangup:
                 try:
@@ -122,7 +123,7 @@ class ChatEndpoint:
         except ClientGone:
             context.metrics.requests.labels("client_gone", "499").inc()
         finally:
-            context.metrics.in_flight.dec()
+            context.readiness.in_flight -= 1
 
 
 def as_response(reply: Reply) -> Response:

@@ -44,7 +44,7 @@ class Backends(Mapping[str, Backend]):
         )
         self._backends = {place.id: backend for place, backend in built if backend is not None}
 
-    def unable(self, chat: ChatRequest, model: str) -> set[str]:
+    def unable(self, chat: ChatRequest, model: str) -> dict[str, tuple[str, ...]]:
         """Places that cannot honour a parameter of this request, or do not run the model."""
         return {
             place
@@ -116,7 +116,7 @@ def aws_credentials(settings: Settings) -> AwsCredentials:
     if settings.bedrock == "emulator":
         return AwsCredentials(EmulatorSession())
     try:
-        # The whole chain: profile, SSO, web identity, container and instance roles. The region is the place's.
+        # The whole chain: profile, SSO, web identity, instance roles. The region is the place's.
         return AwsCredentials(boto3.Session(profile_name=settings.aws_profile))
     except ProfileNotFound as error:
         raise SettingsInvalid(

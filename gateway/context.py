@@ -22,9 +22,10 @@ from gateway.tenant_keys import TenantKeys
 
 @dataclass
 class Readiness:
-    """Whether new requests are welcome; turned off once, when the process is asked to stop."""
+    """Whether new requests are welcome, and how many are under way; turned off once, at the end."""
 
     ready: bool = True
+    in_flight: int = 0
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def stop(self) -> None:

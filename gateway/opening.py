@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from gateway import __version__
+from gateway import __version__, logs
 from gateway.audit.files import open_file_audit
 from gateway.audit.records import Started, Stopped
 from gateway.backends.http import open_http
@@ -14,6 +15,7 @@ from gateway.backends.prices import Prices
 from gateway.building import Backends
 from gateway.clock import SystemClock
 from gateway.context import GatewayContext, Readiness
+from gateway.errors import RecordUnavailable
 from gateway.metrics import Metrics
 from gateway.policies import Policies, loaded_record
 from gateway.policy.load import load_bundle
@@ -91,8 +93,15 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
             yield context
         finally:
             watcher.cancel()
-            stopped = Stopped("asked to stop", int(metrics.in_flight._value.get()))
-            await audit.append(stopped.kind, stopped.fields())
+            await record_stop(context)
+
+
+async def record_stop(context: GatewayContext) -> None:
+    stopped = Stopped("asked to stop", context.readiness.in_flight)
+    try:
+        await context.audit.append(stopped.kind, stopped.fields())
+    except RecordUnavailable:
+        logs.event("audit_unavailable", logging.ERROR, record=stopped.kind)
 
 
 async def open_store(settings: Settings) -> tuple[Store, str | None]:
