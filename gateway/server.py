@@ -24,6 +24,8 @@ def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protoco
 
     class BoundedHttpProtocol(HttpToolsProtocol):
         head_bytes = 0
+        fields_bytes = 0
+        refused = False
         head_timer: asyncio.TimerHandle | None = None
         head_open = True
 
@@ -37,18 +39,37 @@ def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protoco
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self.head_open = True
+            self.fields_bytes = 0
             if self.head_timer is None:
                 self.await_head()
+
+        def on_url(self, url: bytes) -> None:
+            self.fields_bytes += len(url)
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self.fields_bytes += len(name) + len(value)
+            if self.fields_bytes <= limit_bytes:
+                super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
             self.stop_timer()
             self.head_open = False
             self.head_bytes = 0
-            super().on_headers_complete()
+            # A head that arrives together with its end is counted here; one that drags on, in data_received.
+            if self.fields_bytes > limit_bytes:
+                self.refuse_head(431, "Request Header Fields Too Large")
+            else:
+                super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if not self.refused:
+                super().on_body(body)
 
         def on_message_complete(self) -> None:
-            super().on_message_complete()
-            self.head_open = True
+            if not self.refused:
+                super().on_message_complete()
+                self.head_open = True
 
         def data_received(self, data: bytes) -> None:
             if self.head_open:
@@ -71,6 +92,7 @@ def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protoco
 
         def refuse_head(self, status: int, reason: str) -> None:
             self.stop_timer()
+            self.refused = True
             if not self.transport.is_closing():
                 self.transport.write(
                     f"HTTP/1.1 {status} {reason}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode()
@@ -86,7 +108,7 @@ def server_config(app: Any, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         http=bounded_protocol(settings.header_limit_bytes, settings.header_timeout_s),
-        loop="uvloop",
+        loop="none",  # the server runs on the loop that `douane serve` has made
         lifespan="off",
         log_config=None,
         access_log=False,
