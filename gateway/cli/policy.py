@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -130,8 +131,8 @@ def test(context: click.Context, directory: Path, form: str) -> None:
     "--request",
     "request",
     required=True,
-    type=click.Path(path_type=Path),
-    help="YAML or JSON with tenant, model and optionally key, purpose, labels.",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="YAML or JSON with tenant, model and optionally key, purpose, labels; `-` is standard input.",
 )
 @with_format
 @click.pass_context
@@ -230,7 +231,7 @@ def exit_invalid(context: click.Context, error: PolicyInvalid, form: str) -> NoR
 def read_request(path: Path, loaded: Loaded) -> Facts:
     """The facts of a request file, collected as those of a real request are. Raises PolicyInvalid."""
     try:
-        content = path.read_bytes()
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         hint = "name a YAML or JSON file with `tenant` and `model`"
         said = (error.strerror or "cannot be read").lower()

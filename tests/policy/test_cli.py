@@ -151,6 +151,15 @@ def test_explain_of_a_permitted_request_ends_with_0(tmp_path: Path) -> None:
     assert "nearest alternative" not in result.output
 
 
+def test_a_request_is_also_read_from_standard_input() -> None:
+    arguments = ["explain", str(POLICIES), "--request", "-", "--format", "json"]
+
+    result = CliRunner().invoke(policy, arguments, input="{tenant: demo, model: gpt-oss-20b}")
+
+    assert result.exit_code == 0
+    assert json.loads(result.output)["facts"]["tenant"] == "demo"
+
+
 def test_explain_of_a_denied_request_ends_with_2_and_names_the_nearest_alternative(tmp_path: Path) -> None:
     request = request_file(
         tmp_path, '{"tenant": "demo", "model": "gpt-oss-20b", "labels": ["health"], "purpose": "analytics"}'

@@ -1,0 +1,84 @@
+"""docs/policies.md says what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gateway.policy.permit import permit
+from gateway.policy.runner import run_case
+from gateway.policy.source.residency import UnlessEntry, WhenEntry
+from tests.policy.bundles import compiled, default_files, edited, loaded_default, problems_of
+
+PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table after a heading."""
+    lines = PAGE.split(heading, 1)[1].splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("|"))
+    table = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split("|")])
+    return table
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_the_table_of_the_default_bundle_has_each_rule_in_order() -> None:
+    named = [row[0].strip("`") for row in rows("## The default bundle, in one table")]
+
+    assert named == [rule.id for rule in loaded_default().bundle.rules]
+
+
+def test_the_table_of_conditions_is_the_whole_language() -> None:
+    table = {row[0].strip("`"): row[2:] for row in rows("All the conditions there are.")}
+
+    assert set(table) == set(WhenEntry.model_fields)
+    assert {name for name, (_, unless) in table.items() if unless == "yes"} == set(UnlessEntry.model_fields)
+    assert all(when == "yes" for when, _ in table.values())
+
+
+def test_the_rule_that_is_shown_is_the_one_that_ships() -> None:
+    shipped = default_files()["residency/20-personal-data.yaml"].decode()
+
+    assert blocks("yaml")[0] in shipped
+
+
+def test_the_permit_that_is_said_not_to_load_does_not_load() -> None:
+    files = default_files()
+    files["residency/95-more.yaml"] = blocks("yaml")[1].encode()
+    files["tenants.yaml"] = files["tenants.yaml"].replace(b"zone: GB", b"zone: JP")
+
+    (problem,) = problems_of(files)
+
+    assert problem.message.startswith(
+        "more labels would permit more: `internal-work-may-use-bedrock` permits"
+    )
+
+
+def test_the_example_that_is_shown_passes() -> None:
+    files = default_files()
+    files["tests/from-the-page.yaml"] = blocks("yaml")[2].encode()
+    loaded = compiled(files)
+
+    (case,) = [case for case in loaded.cases if case.file == "tests/from-the-page.yaml"]
+
+    assert run_case(loaded.bundle, case).failures == ()
+    assert permit(case.facts, loaded.bundle).recordable
+
+
+def test_the_message_that_is_shown_is_the_one_that_is_printed() -> None:
+    (problem,) = problems_of(edited("places.yaml", "kind: engine", "kind: engin"))
+
+    assert f"{problem.text()}\n" in blocks("text")
+
+
+def test_every_file_of_a_bundle_is_in_the_table_of_files() -> None:
+    named = {row[0].strip("`") for row in rows("## The files")}
+
+    assert named == {f"{name.split('/')[0]}/" if "/" in name else name for name in default_files()}
