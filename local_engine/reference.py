@@ -204,19 +204,21 @@ def attend(
     """
     length, start = keys.shape[0], keys.shape[0] - q.shape[0]
     first = 0 if window is None else max(0, start - window + 1)
-    group = q.shape[1] // keys.shape[1]
-    k = keys[first:].repeat_interleave(group, dim=1)
-    v = values[first:].repeat_interleave(group, dim=1)
-    scores = torch.einsum("tnd,snd->nts", q, k) * q.shape[-1] ** -0.5
     i = torch.arange(start, length)[:, None]
     j = torch.arange(first, length)[None, :]
     hidden = j > i
     if window is not None:
         hidden = hidden | (j <= i - window)
-    scores = scores.masked_fill(hidden, -math.inf)
-    column = sinks[:, None, None].expand(-1, q.shape[0], 1)
-    shares = torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
-    return torch.einsum("nts,snd->tnd", shares, v)
+    group = q.shape[1] // keys.shape[1]
+    heard = []
+    # One key/value head and its query heads at a time: scores are the largest thing here.
+    for head in range(keys.shape[1]):
+        mine = slice(head * group, (head + 1) * group)
+        scores = torch.einsum("tnd,sd->nts", q[:, mine], keys[first:, head]) * q.shape[-1] ** -0.5
+        column = sinks[mine, None, None].expand(-1, q.shape[0], 1)
+        shares = torch.softmax(torch.cat([scores.masked_fill(hidden, -math.inf), column], dim=-1), dim=-1)
+        heard.append(torch.einsum("nts,sd->tnd", shares[..., :-1], values[first:, head]))
+    return torch.cat(heard, dim=1)
 
 
 def route(

@@ -19,6 +19,10 @@ NUCLEUS_CANDIDATES = 1024
 """Most nuclei are far smaller, and a full sort of 201,088 values costs ten times this selection."""
 
 
+COLDEST = 1e-6
+"""Lower temperatures differ from this one by nothing, and would overflow fp32."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one request samples.
@@ -60,7 +64,7 @@ def sample(logits: torch.Tensor, params: SamplingParams, position: int) -> int:
         raise Fault("the model produced no usable logits: check the checkpoint")
     if params.temperature == 0:
         return int((logits == best).nonzero()[0])
-    shares = torch.softmax((logits - best).double() / params.temperature, dim=-1)
+    shares = torch.softmax((logits - best) / max(params.temperature, COLDEST), dim=-1)
     u = uniform(params.seed, position)
     if params.top_p >= 1:
         return _invert(shares, u)
@@ -70,10 +74,10 @@ def sample(logits: torch.Tensor, params: SamplingParams, position: int) -> int:
 
 def logprobs_of(logits: torch.Tensor, token: int, top: int) -> Logprobs:
     """Log-softmax of raw fp32 logits [V] at `token` and at the `top` likeliest tokens."""
-    logs = torch.log_softmax(logits.double(), dim=-1)
-    values, ids = logs.topk(top)
+    total = float(torch.logsumexp(logits, dim=-1))
+    values, ids = logits.topk(top)
     pairs = zip(ids.tolist(), values.tolist(), strict=True)
-    return Logprobs(float(logs[token]), tuple((int(i), float(v)) for i, v in pairs))
+    return Logprobs(float(logits[token]) - total, tuple((int(i), float(v) - total) for i, v in pairs))
 
 
 def _nucleus(shares: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,6 +91,7 @@ def _nucleus(shares: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Te
 
 def _invert(shares: torch.Tensor, u: float) -> int:
     """The index at which the running sum passes u times the total."""
-    total = shares.cumsum(0)
+    # In fp64, so that 200,000 small shares do not drown in the running sum.
+    total = shares.cumsum(0, dtype=torch.float64)
     index = int(torch.searchsorted(total, u * float(total[-1]), right=True))
     return min(index, shares.shape[0] - 1)

@@ -67,7 +67,8 @@ def test_a_nucleus_beyond_the_first_candidates_is_found_by_sorting() -> None:
 
 
 def test_a_temperature_near_zero_neither_overflows_nor_wanders() -> None:
-    assert draws(SamplingParams(1, temperature=1e-6), FAIR * 1e4, count=20) == {0: 20}
+    for temperature in (1e-6, 1e-9, 5e-324):
+        assert draws(SamplingParams(1, temperature=temperature), FAIR * 1e4, count=20) == {0: 20}
 
 
 @settings(max_examples=60, deadline=None)
