@@ -36,8 +36,8 @@ def usage_of(reported: Mapping[str, Any]) -> Usage:
     """Usage as reported. Converse does not tell reasoning tokens apart, so they stay 0: no estimates."""
     prompt, completion = reported["inputTokens"], reported["outputTokens"]
     cached = reported.get("cacheReadInputTokens") or 0
-    if not all(isinstance(count, int) for count in (prompt, completion, cached)):
-        raise MalformedAnswer("`usage` holds something that is not a number")
+    if not all(type(count) is int and count >= 0 for count in (prompt, completion, cached)):
+        raise MalformedAnswer("a token count is no natural number")
     return Usage(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached)
 
 

@@ -29,7 +29,7 @@ RETRY_AFTER_MAX_S: Final = 3600.0
 CONTEXT_CODES: Final = frozenset({"context_length_exceeded"})
 FILTER_CODES: Final = frozenset({"content_filter", "content_policy_violation"})
 CONTEXT_FAULT: Final = "prompt and answer do not fit the model's context; shorten the prompt"
-SHAPE_ERRORS: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+SHAPE_ERRORS: Final = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 Full = Callable[..., BackendFault]
 
@@ -67,11 +67,18 @@ def usage_of(reported: Mapping[str, Any]) -> Usage:
     completion = reported.get("completion_tokens_details") or {}
     prompt = reported.get("prompt_tokens_details") or {}
     return Usage(
-        prompt_tokens=int(reported["prompt_tokens"]),
-        completion_tokens=int(reported["completion_tokens"]),
-        reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
-        cached_tokens=int(prompt.get("cached_tokens") or 0),
+        prompt_tokens=count(reported["prompt_tokens"]),
+        completion_tokens=count(reported["completion_tokens"]),
+        reasoning_tokens=count(completion.get("reasoning_tokens") or 0),
+        cached_tokens=count(prompt.get("cached_tokens") or 0),
     )
+
+
+def count(value: Any) -> int:
+    """A number of tokens. Raises ValueError for anything else: these numbers are billed."""
+    if type(value) is not int or value < 0:
+        raise ValueError("a token count is no natural number")
+    return value
 
 
 def normalise_reasoning(message: dict[str, Any]) -> None:
@@ -148,10 +155,12 @@ class SseDecoder:
         chunk["model"] = self._model
         reported = chunk.pop("usage", None)
         if choices := chunk["choices"]:
-            delta = choices[0]["delta"]
+            delta, finish = choices[0]["delta"], choices[0].get("finish_reason")
+            if type(delta) is not dict or not (finish is None or type(finish) is str):
+                raise TypeError
             if "reasoning_content" in delta:
                 normalise_reasoning(delta)
-            chunks.append(Chunk(orjson.dumps(chunk), choices[0].get("finish_reason")))
+            chunks.append(Chunk(orjson.dumps(chunk), finish))
         if reported is not None and not self._usage_seen:
             usage = usage_of(reported)
             self._usage_seen = True

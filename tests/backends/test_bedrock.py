@@ -28,7 +28,9 @@ from gateway.backends.base import (
 from gateway.backends.bedrock import BedrockBackend
 from gateway.backends.bedrock_errors import FAULTS
 from gateway.backends.endpoint import Endpoint
+from gateway.testing.bedrock.app import Emulator
 from gateway.testing.bedrock.faults import Fault
+from gateway.testing.bedrock.quota import TokenQuota
 from gateway.testing.bedrock.server import Running, running_emulator
 from gateway.testing.bedrock.signature import Keys
 from tests.backends.support import MODEL, SERVICE_MODEL, attempt, bedrock_place, chat, emulator_signer, tool
@@ -413,6 +415,17 @@ async def test_a_context_that_is_too_long_is_told_apart(bedrock: BedrockBackend,
         await complete(bedrock)
     assert caught.value.code == "context_length_exceeded"
     assert "canary" not in str(caught.value)
+
+
+async def test_a_quota_is_reserved_with_the_whole_bound_and_given_back(http: Any) -> None:
+    emulator = Emulator("eu-central-1", model=SERVICE_MODEL, quota=TokenQuota(1000, lambda: 0.0))
+    async with running_emulator("eu-central-1", emulator=emulator) as running:
+        bedrock = BedrockBackend(bedrock_place(), http, emulator_signer(), endpoint=Endpoint(running.url))
+        with pytest.raises(Throttled):
+            await complete(bedrock)  # no bound named: 4,096 are reserved
+        for _ in range(5):
+            assert (await complete(bedrock, max_tokens=800)).usage == Usage(7, 20)
+    assert [one.status for one in emulator.ledger.requests] == [429, 200, 200, 200, 200, 200]
 
 
 async def test_cancelling_a_stream_closes_the_connection(bedrock: BedrockBackend, frankfurt: Running) -> None:

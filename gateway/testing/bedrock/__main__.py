@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 
 import click
 
 from gateway.testing.bedrock.app import Emulator
 from gateway.testing.bedrock.ledger import Ledger
+from gateway.testing.bedrock.quota import TokenQuota
 from gateway.testing.bedrock.server import running_emulator
 
 
@@ -32,6 +34,7 @@ async def serve(emulator: Emulator, port: int, certificate: Path | None, key: Pa
     "--ledger", type=click.Path(dir_okay=False, path_type=Path), help="JSON-lines file of what was received."
 )
 @click.option("--token-delay-ms", default=0.0, help="Pause after every streamed event.")
+@click.option("--tokens-per-minute", type=int, help="Quota; a call reserves its input and maxTokens of it.")
 @click.option(
     "--certificate", type=click.Path(exists=True, path_type=Path), help="PEM certificate chain: serve TLS."
 )
@@ -43,13 +46,19 @@ def main(
     port: int,
     ledger: Path | None,
     token_delay_ms: float,
+    tokens_per_minute: int | None,
     certificate: Path | None,
     key: Path | None,
 ) -> None:
     """Emulate Bedrock's Converse and ConverseStream for gpt-oss in one region."""
     if (certificate is None) != (key is None):
         raise click.UsageError("`--certificate` and `--key` belong together; give both or neither")
-    emulator = Emulator(region, ledger=Ledger(ledger), token_delay_s=token_delay_ms / 1000)
+    emulator = Emulator(
+        region,
+        ledger=Ledger(ledger),
+        quota=TokenQuota(tokens_per_minute, time.monotonic),
+        token_delay_s=token_delay_ms / 1000,
+    )
     asyncio.run(serve(emulator, port, certificate, key))
 
 
