@@ -65,7 +65,9 @@ def left(of: Entry, puts: tuple[Put, ...]) -> Leaving:
 async def miss(store: RedisStore | MemoryStore) -> None:
     of = first_turn(HEX + f"{next(serial):032x}")
     assert (await store.enter(of)).accepted
-    await store.leave(left(of, (Put(of.reservation.id, VALUE, 60), Put("receipt/" + of.reservation.id, VALUE, 60))))
+    await store.leave(
+        left(of, (Put(of.reservation.id, VALUE, 60), Put("receipt/" + of.reservation.id, VALUE, 60)))
+    )
 
 
 async def hit(store: RedisStore | MemoryStore) -> None:
@@ -80,7 +82,7 @@ async def peer_enter(store: RedisStore, client: redis.asyncio.Redis) -> None:
     """The same command as `enter_only`, through redis-py."""
     entry, names = first_turn("hit", Limits()), store._names_of("acme")
     caps = cap_arguments(store._caps_of(Limits()))
-    reply = await client.evalsha(  # type: ignore[misc]
+    reply = await client.evalsha(
         store._scripts.enter.sha, 3, names.labels, names.use + "key-1", names.value + "hit",
         *store._epoch_arguments("acme"), 0, ",".join(sorted(entry.known_labels)), 0, 1, 1,
         entry.reservation.id, 4200, 1_000_000, *caps, *entry.conversation.writes,
@@ -121,10 +123,11 @@ async def stopped(server: RedisServer) -> dict[str, float]:
 async def records_bytes(store: RedisStore, server: RedisServer, turns: int) -> float:
     """Memory that one turn's record takes for good, from Redis's own account."""
     async with redis.asyncio.Redis(port=server.port) as client:
-        before = await client.memory_usage("douane:{acme}:labels", samples=0)
+        before = await client.memory_usage("douane:{acme}:labels", samples=0) or 0
         for _ in range(turns):
             await store.enter(first_turn(None, Limits()))
-        return float((await client.memory_usage("douane:{acme}:labels", samples=0) - before) / turns)
+        after = await client.memory_usage("douane:{acme}:labels", samples=0) or 0
+        return (after - before) / turns
 
 
 async def run(server: RedisServer, calls: int) -> dict[str, object]:
@@ -161,9 +164,13 @@ async def run(server: RedisServer, calls: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=4_000, help="calls of one batch")
-    parser.add_argument("--json", action="store_true", help="accepted for uniformity: the output always is JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="accepted for uniformity: the output always is JSON"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         server = RedisServer(Path(directory))

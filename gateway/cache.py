@@ -81,9 +81,11 @@ def cache_key(
         facts.zone,
         permitted.digest,
         permitted.revision,
-        chat.forwarded(),
+        # Only the top level is sorted: the order of a tool's or a schema's properties is the order in which
+        # the model reads them.
+        sorted(chat.forwarded().items()),
     )
-    return "answer/" + commit(facts.tenant, orjson.dumps(partition, option=orjson.OPT_SORT_KEYS))
+    return "answer/" + commit(facts.tenant, orjson.dumps(partition))
 
 
 def authorised(cached: CachedAnswer, permitted: Permitted, store_place: str | None) -> bool:
@@ -106,16 +108,23 @@ def open_entry(sealed: bytes, key: str, tenant: str, keys: Keyring) -> CachedAns
     """The entry; None for one that is damaged, moved to another key, or of a tenant whose key is gone."""
     try:
         head_text, *parts = keys.open_(tenant, key.encode(), sealed).split(b"\n")
-    except Unsealable:
+        head = orjson.loads(head_text)
+        origin = Origin(**{**head["origin"], "labels": tuple(head["origin"]["labels"])})
+        return CachedAnswer(origin, head["id"], Usage(**head["usage"]), head["streamed"], tuple(parts))
+    except (Unsealable, orjson.JSONDecodeError, KeyError, TypeError):
+        # Damaged, or written by a version with another form: either way there is nothing to tell again.
         return None
-    head = orjson.loads(head_text)
-    origin = Origin(**{**head["origin"], "labels": tuple(head["origin"]["labels"])})
-    return CachedAnswer(origin, head["id"], Usage(**head["usage"]), head["streamed"], tuple(parts))
 
 
 def complete_stream(parts: Sequence[bytes]) -> bool:
-    """Whether the chunks of a stream, usage apart, hold an answer with a reason why it finished."""
-    return any(b'"finish_reason":"' in part for part in parts)
+    """Whether the parts hold an answer that its model has finished.
+
+    One cut at `length` counts: the bound is the request's, and so part of the key. One that a filter
+    withheld does not.
+    """
+    return any(b'"finish_reason":"' in part for part in parts) and not any(
+        b'"finish_reason":"content_filter"' in part for part in parts
+    )
 
 
 def renamed(part: bytes, before: str, after: str) -> bytes:
@@ -136,6 +145,8 @@ def split(body: Mapping[str, Any], answer_id: str) -> Iterable[dict[str, Any]]:
     yield event({"role": "assistant", "content": ""})
     if message.get("reasoning"):
         yield event({"reasoning": message["reasoning"]})
+    if message.get("refusal"):
+        yield event({"refusal": message["refusal"]})
     if message.get("content"):
         yield event({"content": message["content"]}, logprobs=choice.get("logprobs"))
     for index, call in enumerate(message.get("tool_calls") or ()):

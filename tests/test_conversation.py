@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import orjson
@@ -72,10 +73,14 @@ turns = st.lists(
     min_size=2,
     max_size=8,
 )
-systems = st.lists(st.builds(lambda text: {"role": "system", "content": text}, st.text(max_size=3)), max_size=1)
+systems = st.lists(
+    st.builds(lambda text: {"role": "system", "content": text}, st.text(max_size=3)), max_size=1
+)
 
 
-def requests_of(system: list[Message], conversation: list[tuple[list[Message], Message]]) -> list[list[Message]]:
+def requests_of(
+    system: list[Message], conversation: list[tuple[list[Message], Message]]
+) -> list[list[Message]]:
     """The messages of each request that leads through the conversation."""
     history, requests = list(system), []
     for asked, answered in conversation:
@@ -90,7 +95,7 @@ def test_each_turn_reads_what_the_turn_before_wrote(
     system: list[Message], conversation: list[tuple[list[Message], Message]]
 ) -> None:
     requests = [of(messages) for messages in requests_of(system, conversation)]
-    for earlier, later in zip(requests, requests[1:], strict=False):
+    for earlier, later in itertools.pairwise(requests):
         assert follows(later, earlier)
 
 
@@ -111,7 +116,7 @@ def test_a_client_that_drops_reasoning_and_ids_is_still_followed(
     system: list[Message], conversation: list[tuple[list[Message], Message]]
 ) -> None:
     requests = requests_of(system, conversation)
-    for earlier, later in zip(requests, requests[1:], strict=False):
+    for earlier, later in itertools.pairwise(requests):
         assert follows(of([forgetful(message) for message in later]), of(earlier))
         assert follows(of(later), of([forgetful(message) for message in earlier]))
 

@@ -28,8 +28,14 @@ def test_the_same_text_is_never_sealed_alike() -> None:
 
 def test_neither_another_tenant_nor_another_name_nor_another_master_opens_it() -> None:
     sealed = KEYS.seal("acme", b"name", b"text")
-    for keys, tenant, aad in ((KEYS, "globex", b"name"), (KEYS, "acme", b"other"), (OTHER_MASTER, "acme", b"name")):
-        with pytest.raises(Unsealable, match="^the sealed value does not open with this tenant's key and name$"):
+    for keys, tenant, aad in (
+        (KEYS, "globex", b"name"),
+        (KEYS, "acme", b"other"),
+        (OTHER_MASTER, "acme", b"name"),
+    ):
+        with pytest.raises(
+            Unsealable, match="^the sealed value does not open with this tenant's key and name$"
+        ):
             keys.open_(tenant, aad, sealed)
 
 
@@ -96,7 +102,9 @@ def test_a_key_file_of_another_size_is_refused(tmp_path: Path, size: int) -> Non
     path = tmp_path / "master.key"
     path.write_bytes(b"k" * size)
     path.chmod(0o600)
-    with pytest.raises(KeyFileInvalid, match="does not hold exactly 32 bytes; write raw random bytes, not text"):
+    with pytest.raises(
+        KeyFileInvalid, match="does not hold exactly 32 bytes; write raw random bytes, not text"
+    ):
         TenantKeys.from_file(path)
 
 
