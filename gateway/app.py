@@ -40,6 +40,7 @@ def create_app(settings: Settings, context: GatewayContext) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,  # a redirect would name whatever host the caller wrote
         routes=[
             Route("/v1/chat/completions", ChatEndpoint(settings, context), methods=["POST"]),
         ],

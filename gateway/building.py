@@ -45,12 +45,10 @@ class Backends(Mapping[str, Backend]):
         self._backends = {place.id: backend for place, backend in built if backend is not None}
 
     def unable(self, chat: ChatRequest, model: str) -> dict[str, tuple[str, ...]]:
-        """Places that cannot honour a parameter of this request, or do not run the model."""
-        return {
-            place
-            for place, backend in self._backends.items()
-            if backend.unsupported(chat) or not self.runs(place, model)
-        }
+        """Places that cannot honour a parameter of this request, with the names of those parameters; with
+        none for a place that does not run the model."""
+        unable = {place: backend.unsupported(chat) for place, backend in self._backends.items()}
+        return {place: names for place, names in unable.items() if names or not self.runs(place, model)}
 
     def runs(self, place: str, model: str) -> bool:
         """Whether the backend has the model loaded: an engine runs one of those that its place may."""

@@ -110,6 +110,7 @@ def server_config(app: Any, settings: Settings) -> uvicorn.Config:
         http=bounded_protocol(settings.header_limit_bytes, settings.header_timeout_s),
         loop="none",  # the server runs on the loop that `douane serve` has made
         lifespan="off",
+        ws="none",  # nothing here is a websocket
         log_config=None,
         access_log=False,
         server_header=False,

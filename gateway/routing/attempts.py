@@ -163,13 +163,15 @@ def exhausted(decision: Decision, faults: list[BackendFault]) -> errors.DouaneEr
             f"{retry_after_s:.0f} s",
             retry_after_s=retry_after_s,
         )
+    unsupported = list(dict.fromkeys(name for one in decision.skipped for name in one.parameters))
     if (
         not decision.attempts
-        and decision.skipped
-        and all(one.reason == "unsupported" for one in decision.skipped)
+        and unsupported
+        and not any(one.reason == "unavailable" for one in decision.skipped)
     ):
         return errors.UnsupportedParameter(
-            "no permitted backend can honour a parameter of this request; remove it or use another model"
+            f"no backend that is permitted for this request honours `{'`, `'.join(unsupported)}`; remove it",
+            param=unsupported[0],
         )
     return errors.PermittedBackendUnavailable(
         "a backend is permitted for this request, but none of them can answer now; try again after "

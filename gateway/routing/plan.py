@@ -17,10 +17,12 @@ from gateway.routing.health import UNKNOWN, BackendState
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """A permitted place that is not tried. `reason` is `unavailable` (its breaker is open), `unsupported` (it
-    cannot honour a parameter), `unconfigured` (no backend here) or `beyond_bound` (over `attempts_max`)."""
+    cannot honour one of `parameters`), `not_loaded` (it does not run the model), `unconfigured` (no backend
+    here) or `beyond_bound` (over `attempts_max`)."""
 
     place: str
     reason: str
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def plan(
     route: Route,
     places: Mapping[str, Place],
     configured: Set[str],
-    unable: Set[str],
+    unable: Mapping[str, tuple[str, ...]],
     states: Mapping[str, BackendState],
     now_s: float,
     affinity: str,
@@ -62,7 +64,8 @@ def plan(
             if hop.place not in configured:
                 skipped.append(Skipped(hop.place, "unconfigured"))
             elif hop.place in unable:
-                skipped.append(Skipped(hop.place, "unsupported"))
+                names = unable[hop.place]
+                skipped.append(Skipped(hop.place, "unsupported" if names else "not_loaded", names))
             elif not state.accepts(now_s):
                 skipped.append(Skipped(hop.place, "unavailable"))
             elif hop.spill_when_waiting_over is not None and state.in_flight > hop.spill_when_waiting_over:

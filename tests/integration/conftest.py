@@ -90,7 +90,9 @@ def scripted_settings(
 
 
 @pytest.fixture(scope="session")
-def gateway(real_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+def gateway(
+    real_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
     """The gateway that most tests ask."""
     with running_gateway(tmp_path_factory.mktemp("gateway"), real_settings) as running:
         yield running
@@ -111,7 +113,9 @@ def start(tmp_path: Path) -> Iterator[StartGateway]:
         def start_one(settings: dict[str, Any], folder: Path | None = None, **options: Any) -> GatewayProcess:
             nonlocal count
             count += 1
-            return stack.enter_context(running_gateway(folder or tmp_path / f"gateway-{count}", settings, **options))
+            return stack.enter_context(
+                running_gateway(folder or tmp_path / f"gateway-{count}", settings, **options)
+            )
 
         yield start_one
 

@@ -66,7 +66,9 @@ class GatewayProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """One sample of `/metrics`; 0 when it is not there."""
-        wanted = name + ("{" + ",".join(f'{k}="{v}"' for k, v in sorted(labels.items())) + "}" if labels else "")
+        wanted = name + (
+            "{" + ",".join(f'{k}="{v}"' for k, v in sorted(labels.items())) + "}" if labels else ""
+        )
         for line in self.http.get("/metrics").text.splitlines():
             sample, _, value = line.rpartition(" ")
             if sample == wanted:

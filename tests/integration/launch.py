@@ -6,7 +6,6 @@ can read their ledgers and give them faults. Everything else is the command's: l
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from importlib import import_module
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import logs
-from gateway.cli.serve import NOT_STARTED, fail
+from gateway.cli.serve import NOT_STARTED, fail, run
 from gateway.serving import serve
 from gateway.settings import read_settings
 
@@ -28,7 +27,7 @@ def main(spec: dict[str, Any]) -> None:
         composition = getattr(import_module(module), name)
     try:
         settings = read_settings({}, **spec["settings"])
-        asyncio.run(composition(settings, spec["demo_keys"], lambda port: print(f"listening {port}", flush=True)))
+        run(composition(settings, spec["demo_keys"], lambda port: print(f"listening {port}", flush=True)))
     except NOT_STARTED as error:
         fail(error)
 

@@ -84,7 +84,8 @@ class Regions:
     def received(self) -> dict[str, int]:
         """How many requests each region was sent since the mark, of those that were sent any."""
         counts = {
-            region: sum(entry.kind == "request" for entry in self.entries(region)) for region in self.emulators
+            region: sum(entry.kind == "request" for entry in self.entries(region))
+            for region in self.emulators
         }
         return {region: count for region, count in counts.items() if count}
 

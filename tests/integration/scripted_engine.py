@@ -73,7 +73,14 @@ class ScriptedEngine:
             message["tool_calls"] = self.tool_calls
         finish = "tool_calls" if self.tool_calls else "stop"
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-        return {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": USAGE}
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [choice],
+            "usage": USAGE,
+        }
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -99,7 +106,9 @@ class ScriptedEngine:
         for word in self.text.split(" ") if not self.tool_calls else ():
             yield {"content": f"{word} "}
 
-    async def say(self, response: web.StreamResponse, delta: dict[str, Any], finish: str | None = None) -> None:
+    async def say(
+        self, response: web.StreamResponse, delta: dict[str, Any], finish: str | None = None
+    ) -> None:
         choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
         await response.write(b"data: %b\n\n" % self.chunk(choices))
 

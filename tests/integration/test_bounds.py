@@ -79,7 +79,10 @@ def nested(levels: int) -> dict[str, Any]:
         (b"{}", "invalid_request"),
         (b'{"model":"gpt-oss-20b","messages":[]}', "invalid_request"),
         (b'{"model":"gpt-oss-20b","messages":[{"role":"wizard","content":"x"}]}', "invalid_request"),
-        (b'{"model":"gpt-oss-20b","messages":[{"role":"user","content":[{"type":"image_url"}]}]}', "invalid_request"),
+        (
+            b'{"model":"gpt-oss-20b","messages":[{"role":"user","content":[{"type":"image_url"}]}]}',
+            "invalid_request",
+        ),
         (b'{"model":7,"messages":[{"role":"user","content":"x"}]}', "invalid_request"),
     ],
 )
@@ -127,7 +130,9 @@ def test_a_parameter_that_no_permitted_place_honours_is_refused_by_name(caller: 
 @pytest.mark.parametrize(
     ("key", "status", "code"), [(None, 401, "invalid_api_key"), ("sk-guess", 401, "invalid_api_key")]
 )
-def test_without_a_known_key_nothing_is_said(narrow: GatewayProcess, key: str | None, status: int, code: str) -> None:
+def test_without_a_known_key_nothing_is_said(
+    narrow: GatewayProcess, key: str | None, status: int, code: str
+) -> None:
     said = narrow.caller(key).ask()
 
     assert (said.status, said.code) == (status, code)
@@ -136,7 +141,7 @@ def test_without_a_known_key_nothing_is_said(narrow: GatewayProcess, key: str | 
     assert narrow.caller(key).get("/v1/receipts/rcpt_" + "0" * 32).status_code == status
 
 
-@pytest.mark.parametrize("header", ["Basic abc", "Bearer", "Bearer  ", "abc", "Bearer\tx"])
+@pytest.mark.parametrize("header", ["Basic abc", "Bearer", "Bearer,", "abc", "Bearer\tx"])
 def test_a_key_in_another_form_is_refused(narrow: GatewayProcess, header: str) -> None:
     said = narrow.caller(None).ask(headers={"authorization": header})
 
@@ -171,7 +176,9 @@ def test_the_openai_package_reads_why_a_large_body_was_refused(narrow: GatewayPr
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_body_far_over_the_limit_is_not_held(narrow: GatewayProcess, caller: Caller, declared: bool) -> None:
+def test_a_body_far_over_the_limit_is_not_held(
+    narrow: GatewayProcess, caller: Caller, declared: bool
+) -> None:
     size, piece = 64 * 1024 * 1024, b"x" * 65536
     before = peak_bytes(narrow.process.pid)
     framing = f"content-length: {size}" if declared else "transfer-encoding: chunked"
@@ -190,13 +197,20 @@ def test_a_body_far_over_the_limit_is_not_held(narrow: GatewayProcess, caller: C
 
 def peak_bytes(pid: int) -> int:
     """The most memory that a process ever held."""
-    (line,) = [one for one in Path(f"/proc/{pid}/status").read_text().splitlines() if one.startswith("VmHWM:")]
+    (line,) = [
+        one for one in Path(f"/proc/{pid}/status").read_text().splitlines() if one.startswith("VmHWM:")
+    ]
     return int(line.split()[1]) * 1024
 
 
 @pytest.mark.parametrize(
     "headers",
-    [{"content-encoding": "gzip"}, {"content-encoding": "br"}, {"content-type": "text/plain"}, {"content-type": "multipart/form-data"}],
+    [
+        {"content-encoding": "gzip"},
+        {"content-encoding": "br"},
+        {"content-type": "text/plain"},
+        {"content-type": "multipart/form-data"},
+    ],
 )
 def test_a_body_that_is_not_plain_json_is_not_read(caller: Caller, headers: dict[str, str]) -> None:
     said = caller.post(gzip.compress(GOOD), headers)
@@ -231,7 +245,11 @@ def test_another_path_or_method_is_refused_in_the_same_shape(
 
 
 def test_two_keys_in_one_request_are_refused(narrow: GatewayProcess) -> None:
-    headers = [("authorization", f"Bearer {DEMO}"), ("authorization", "Bearer other"), ("content-type", "application/json")]
+    headers = [
+        ("authorization", f"Bearer {DEMO}"),
+        ("authorization", "Bearer other"),
+        ("content-type", "application/json"),
+    ]
     response = narrow.http.post(CHAT, content=GOOD, headers=headers)
 
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
@@ -267,7 +285,9 @@ def test_a_head_that_does_not_arrive_in_time_is_not_waited_for(caller: Caller, s
 
 def test_a_body_that_does_not_arrive_in_time_is_not_waited_for(caller: Caller) -> None:
     with connect_to(caller) as connection:
-        connection.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {DEMO}\r\ncontent-length: 100\r\n\r\n{{".encode())
+        connection.sendall(
+            f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {DEMO}\r\ncontent-length: 100\r\n\r\n{{".encode()
+        )
         answer = everything(connection)
 
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -278,7 +298,9 @@ def test_a_body_that_does_not_arrive_in_time_is_not_waited_for(caller: Caller) -
 def test_a_head_over_the_limit_is_refused(caller: Caller, value: bytes) -> None:
     with connect_to(caller) as connection:
         try:
-            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-a: " + value + b"\r\n\r\n")
+            connection.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-a: " + value + b"\r\n\r\n"
+            )
         except OSError:
             pass  # it stopped listening, as it should
         assert everything(connection).startswith(b"HTTP/1.1 431 ")

@@ -62,8 +62,12 @@ def test_the_labels_of_several_headers_join(demo: Caller) -> None:
     assert "labels=confidential,personal" in response.headers["x-douane-decision"]
 
 
-@pytest.mark.parametrize("labels", ["sekret", "secret personal", "public,", "secret\t,nonsense", "*", "public;secret"])
-def test_a_label_outside_the_vocabulary_is_refused_with_the_words_that_exist(demo: Caller, labels: str) -> None:
+@pytest.mark.parametrize(
+    "labels", ["sekret", "secret personal", "public,", "secret\t,nonsense", "*", "public;secret"]
+)
+def test_a_label_outside_the_vocabulary_is_refused_with_the_words_that_exist(
+    demo: Caller, labels: str
+) -> None:
     said = demo.ask("unknown", labels=labels, max_tokens=2)
     if labels == "public,":  # nothing after the comma is no label
         assert labels_of(said) == ("public",)
@@ -77,8 +81,10 @@ def test_a_label_outside_the_vocabulary_is_refused_with_the_words_that_exist(dem
 def test_a_later_turn_is_judged_with_the_labels_of_an_earlier_one(demo: Caller) -> None:
     first = demo.ask(messages=turns("a patient"), labels="secret, health", max_tokens=2)
     second = demo.ask(messages=turns("a patient", "and more"), max_tokens=2)
-    third = demo.ask(messages=turns("a patient", "and more", "and more still"), labels="personal", max_tokens=2)
-    other = demo.ask(messages=turns("a customer", "and more"), max_tokens=2)
+    third = demo.ask(
+        messages=turns("a patient", "and more", "and more still"), labels="personal", max_tokens=2
+    )
+    other = demo.ask(messages=turns("a customer"), max_tokens=2)
 
     assert labels_of(first) == ("secret", "health")
     assert labels_of(second) == ("secret", "health")
@@ -86,13 +92,24 @@ def test_a_later_turn_is_judged_with_the_labels_of_an_earlier_one(demo: Caller) 
     assert labels_of(other) == ("public",)
 
 
-def test_a_session_keeps_its_labels_when_the_client_rewrites_its_history(demo: Caller) -> None:
+def test_a_past_that_this_process_has_not_seen_counts_as_the_highest_labels(demo: Caller) -> None:
+    """The store inside the process cannot know what an earlier process was told."""
+    assert labels_of(demo.ask(messages=turns("never", "seen"), max_tokens=2)) == HIGHEST
+    assert labels_of(demo.ask("a session", metadata={"session_id": "elsewhere"}, max_tokens=2)) == HIGHEST
+
+
+@pytest.mark.needs("redis-server")
+def test_a_session_keeps_its_labels_when_the_client_rewrites_its_history(
+    scripted_settings: dict[str, Any], script: ScriptedEngine, start: StartGateway, own_redis: RedisServer
+) -> None:
+    caller = start({**scripted_settings, "redis_url": own_redis.url}).caller()
     session = {"session_id": "case-4711"}
-    demo.ask("the whole story", labels="confidential", metadata=session, max_tokens=2)
+    first = caller.ask("the whole story", labels="confidential", metadata=session)
 
-    second = demo.ask("a summary of it", metadata=session, max_tokens=2)
-    other = demo.ask("a summary of it", metadata={"session_id": "case-4712"}, max_tokens=2)
+    second = caller.ask("a summary of it", metadata=session)
+    other = caller.ask("a summary of it", metadata={"session_id": "case-4712"})
 
+    assert labels_of(first) == ("confidential",)
     assert labels_of(second) == ("confidential",)
     assert labels_of(other) == ("public",)
 
@@ -122,14 +139,22 @@ def test_after_a_restart_what_the_store_forgot_counts_as_the_highest_labels(
     after = start(settings)
 
     assert labels_of(after.caller().ask(messages=turns("old", "newer"))) == HIGHEST
-    assert labels_of(after.caller(HELPDESK).ask(messages=turns("old", "newer"))) == ("confidential", "financial", "personal")
+    assert labels_of(after.caller(HELPDESK).ask(messages=turns("old", "newer"))) == (
+        "confidential",
+        "financial",
+        "personal",
+    )
     assert labels_of(after.caller().ask(messages=turns("quite new"))) == ("public",)
     assert labels_of(after.caller().ask(messages=turns("quite new", "and on"))) == ("public",)
 
 
 @pytest.mark.needs("redis-server")
 def test_gateways_share_labels_through_redis_and_an_emptied_one_counts_as_the_highest(
-    scripted_settings: dict[str, Any], script: ScriptedEngine, start: StartGateway, own_redis: RedisServer, tmp_path: Path
+    scripted_settings: dict[str, Any],
+    script: ScriptedEngine,
+    start: StartGateway,
+    own_redis: RedisServer,
+    tmp_path: Path,
 ) -> None:
     settings = {**scripted_settings, "redis_url": own_redis.url, "state_dir": str(tmp_path / "state")}
     one, other = start(settings), start(settings)

@@ -43,11 +43,17 @@ def test_a_plain_answer_has_everything_that_the_package_reads(sdk: OpenAI) -> No
 
 def test_a_streamed_answer_says_the_same_as_a_plain_one(sdk: OpenAI) -> None:
     plain = sdk.chat.completions.create(model="gpt-oss-20b", messages=MESSAGES, temperature=0, seed=1)  # type: ignore[arg-type]
-    chunks = list(sdk.chat.completions.create(model="gpt-oss-20b", messages=MESSAGES, temperature=0, seed=2, stream=True))  # type: ignore[call-overload]
+    chunks = list(
+        sdk.chat.completions.create(
+            model="gpt-oss-20b", messages=MESSAGES, temperature=0, seed=2, stream=True
+        )
+    )  # type: ignore[call-overload]
 
     assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk.id for chunk in chunks}) == 1
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == plain.choices[0].message.content
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == plain.choices[0].message.content
+    )
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert all(chunk.usage is None for chunk in chunks)
 
@@ -65,7 +71,11 @@ def test_usage_comes_with_the_last_chunk_when_it_is_asked_for(sdk: OpenAI) -> No
 
 
 def test_a_history_with_tool_calls_and_reasoning_is_taken(sdk: OpenAI, regions: Regions) -> None:
-    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Bonn"}'}}
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city":"Bonn"}'},
+    }
     messages = [
         {"role": "developer", "content": "be brief"},
         {"role": "user", "content": [{"type": "text", "text": "weather in Bonn?"}]},
@@ -73,7 +83,12 @@ def test_a_history_with_tool_calls_and_reasoning_is_taken(sdk: OpenAI, regions: 
         {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
         {"role": "user", "content": "and tomorrow?"},
     ]
-    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+        }
+    ]
 
     answer = sdk.chat.completions.create(model="gpt-oss-20b", messages=messages, tools=tools, max_tokens=40)  # type: ignore[arg-type]
 
@@ -84,7 +99,9 @@ def test_a_history_with_tool_calls_and_reasoning_is_taken(sdk: OpenAI, regions: 
 def test_the_models_are_those_that_this_caller_may_use(gateway: GatewayProcess, sdk: OpenAI) -> None:
     with client(gateway, GLOBEX) as globex:
         assert [model.id for model in globex.models.list()] == ["gpt-oss-20b"]
-    listed = {model.id: model.model_extra["douane"]["places"] for model in sdk.models.list() if model.model_extra}
+    listed = {
+        model.id: model.model_extra["douane"]["places"] for model in sdk.models.list() if model.model_extra
+    }
 
     assert set(listed) == {"gpt-oss-120b", "gpt-oss-20b"}
     assert "local-engine" in listed["gpt-oss-20b"]
@@ -103,7 +120,11 @@ def test_the_models_are_those_that_this_caller_may_use(gateway: GatewayProcess, 
     ],
 )
 def test_an_error_becomes_the_packages_own_class(
-    sdk: OpenAI, fields: dict[str, object], headers: dict[str, str], kind: type[openai.APIStatusError], code: str
+    sdk: OpenAI,
+    fields: dict[str, object],
+    headers: dict[str, str],
+    kind: type[openai.APIStatusError],
+    code: str,
 ) -> None:
     asked = {"model": "gpt-oss-20b", "messages": MESSAGES, "extra_headers": headers, **fields}
     with pytest.raises(kind) as raised:

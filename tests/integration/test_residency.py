@@ -30,7 +30,14 @@ SPOOFED_HEADERS: list[dict[str, str]] = [
     {"openai-organization": "globex-us", "openai-project": "bedrock", "x-portkey-provider": "bedrock"},
 ]
 SPOOFED_FIELDS: list[dict[str, Any]] = [
-    {"metadata": {"labels": "public", "region": "us-east-1", "x-douane-labels": "public", "route": "bedrock"}},
+    {
+        "metadata": {
+            "labels": "public",
+            "region": "us-east-1",
+            "x-douane-labels": "public",
+            "route": "bedrock",
+        }
+    },
     {"metadata": {"session_id": "bedrock-virginia"}, "user": "globex-us", "safety_identifier": "public"},
     {"service_tier": "default"},
     {"service_tier": "auto", "store": False, "user": '{"labels": "public"}'},
@@ -173,7 +180,8 @@ FAULTS = st.sampled_from(
     ]
 )
 LABELS = st.frozensets(
-    st.sampled_from(["public", "internal", "confidential", "secret", "personal", "health", "financial"]), max_size=3
+    st.sampled_from(["public", "internal", "confidential", "secret", "personal", "health", "financial"]),
+    max_size=3,
 )
 
 
@@ -247,11 +255,16 @@ def test_a_bundle_that_permits_no_place_refuses_with_the_nearest_alternative(
 
     assert (said.status, said.code) == (403, "residency_denied")
     assert said.error["douane"]["rule"] == "secret-stays-on-the-premises"
-    assert "only data labelled at most `confidential` is permitted, at `bedrock-frankfurt`" in said.error["message"]
+    assert (
+        "only data labelled at most `confidential` is permitted, at `bedrock-frankfurt`"
+        in said.error["message"]
+    )
     assert regions.touched() == set()
 
 
-def test_a_label_above_the_tenants_ceiling_is_refused(without_engine: GatewayProcess, regions: Regions) -> None:
+def test_a_label_above_the_tenants_ceiling_is_refused(
+    without_engine: GatewayProcess, regions: Regions
+) -> None:
     said = without_engine.caller(HELPDESK).ask(labels="secret")
 
     assert (said.status, said.code) == (403, "residency_denied")
