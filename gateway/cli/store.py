@@ -52,9 +52,7 @@ def accept_epoch(tenants: tuple[str, ...], everyone: bool) -> None:
 
 async def accept(settings: Settings, tenants: tuple[str, ...]) -> None:
     if settings.redis_url is None:
-        raise SettingsInvalid(
-            ("DOUANE_REDIS_URL is not set; a store inside the process loses nothing alone",)
-        )
+        raise SettingsInvalid(("DOUANE_REDIS_URL is not set; only a shared store has an epoch to accept",))
     opened = await RedisStore.open(settings.redis_url.get_secret_value(), state_dir=settings.state_dir)
     try:
         for tenant in tenants:
