@@ -15,6 +15,7 @@ async def record_begin(trail: Trail, context: GatewayContext) -> None:
     """Raises `RecordUnavailable` when the record cannot be written, unless the operator chose to go on."""
     assert trail.caller is not None and trail.chat is not None
     assert trail.facts is not None and trail.permitted is not None
+    commit, tenant, end_user = context.tenant_keys.commit, trail.caller.tenant, trail.chat.end_user
     record = Begin(
         request=trail.incoming.request_id,
         key=trail.caller.key_id,
@@ -25,7 +26,8 @@ async def record_begin(trail: Trail, context: GatewayContext) -> None:
         permitted=trail.permitted.digest,
         plan=tuple(attempt.place.id for attempt in trail.decision.attempts) if trail.decision else (),
         stream=trail.chat.wants_stream,
-        request_hmac=context.tenant_keys.commit(trail.caller.tenant, trail.incoming.body),
+        request_hmac=commit(tenant, trail.incoming.body),
+        end_user_hmac=commit(tenant, b"end-user\0" + end_user.encode()) if end_user is not None else None,
     )
     try:
         trail.begun = await context.audit.append(record.kind, record.fields())

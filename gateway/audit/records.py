@@ -42,7 +42,8 @@ class Begin:
     """A request is about to leave, or a cached answer to be served: nothing has been processed yet.
 
     `rules` are the ids of the rules that decided, `permitted` the digest of the permitted places, `plan` the
-    places in the order in which they are to be tried. `request_hmac` is the caller's to compute (hex).
+    places in the order in which they are to be tried. `request_hmac` is the caller's to compute (hex), and so is
+    `end_user_hmac`, which tells requests of one end user (`safety_identifier`, `user`) apart without naming them.
     """
 
     kind: ClassVar[str] = "begin"
@@ -56,6 +57,7 @@ class Begin:
     plan: tuple[str, ...]
     stream: bool
     request_hmac: str | None = None
+    end_user_hmac: str | None = None
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -69,6 +71,7 @@ class Begin:
             "plan": self.plan,
             "stream": self.stream,
             "request_hmac": self.request_hmac,
+            "end_user_hmac": self.end_user_hmac,
         }
 
 

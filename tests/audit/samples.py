@@ -32,6 +32,7 @@ BEGIN = Begin(
     plan=("local-engine", "bedrock-frankfurt"),
     stream=True,
     request_hmac="c" * 64,
+    end_user_hmac="d" * 64,
 )
 END = End(
     request="req_1",

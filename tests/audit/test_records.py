@@ -24,7 +24,7 @@ FIELD_NAMES = {
     "attempts", "place", "host", "region", "upstream_request_id", "emulated",
     "usage", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens",
     # commitments
-    "request_hmac", "answer_hmac",
+    "request_hmac", "answer_hmac", "end_user_hmac",
     # the process
     "version", "durability", "signing_key", "demo", "reason", "unfinished_count",
     "rules_count", "places_count", "tenants_count", "problems", "problems_count",
