@@ -116,7 +116,7 @@ def key_of(
 one_or_two = st.sampled_from(["one", "two"])
 
 
-@settings(max_examples=300)
+@settings(max_examples=150, deadline=None)
 @given(*(2 * [st.tuples(requests, facts, one_or_two, one_or_two)]), indifferent, indifferent)
 def test_requests_share_a_key_exactly_when_nothing_that_matters_differs(
     one: Any, other: Any, these: dict[str, Any], those: dict[str, Any]
@@ -127,7 +127,7 @@ def test_requests_share_a_key_exactly_when_nothing_that_matters_differs(
     assert key(one, these) == key(one, those)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150, deadline=None)
 @given(requests, facts, st.data())
 def test_any_single_difference_that_matters_makes_another_key(
     request: dict[str, Any], partition: dict[str, Any], data: st.DataObject

@@ -90,6 +90,7 @@ def requests_of(
     return requests
 
 
+@settings(deadline=None)  # a busy machine decides nothing
 @given(systems, turns)
 def test_each_turn_reads_what_the_turn_before_wrote(
     system: list[Message], conversation: list[tuple[list[Message], Message]]
@@ -111,6 +112,7 @@ def forgetful(message: Message) -> Message:
     return kept
 
 
+@settings(deadline=None)  # a busy machine decides nothing
 @given(systems, turns)
 def test_a_client_that_drops_reasoning_and_ids_is_still_followed(
     system: list[Message], conversation: list[tuple[list[Message], Message]]
@@ -121,6 +123,7 @@ def test_a_client_that_drops_reasoning_and_ids_is_still_followed(
         assert follows(of(later), of([forgetful(message) for message in earlier]))
 
 
+@settings(deadline=None)  # a busy machine decides nothing
 @given(turns, turns)
 def test_a_session_id_alone_suffices_when_the_history_is_rewritten(
     one: list[tuple[list[Message], Message]], other: list[tuple[list[Message], Message]]
@@ -130,7 +133,7 @@ def test_a_session_id_alone_suffices_when_the_history_is_rewritten(
     assert later.vouchers == 1
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(min_value=1, max_value=1500))
 def test_a_long_history_is_read_at_a_bounded_number_of_places(length: int) -> None:
     history = [message for i in range(length) for message in (user(f"u{i}"), answer(f"a{i}"))]

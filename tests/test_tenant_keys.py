@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.tenant_keys import KeyFileInvalid, TenantKeys, Unsealable
@@ -15,6 +15,7 @@ KEYS = TenantKeys(bytes(range(32)))
 OTHER_MASTER = TenantKeys(bytes(32))
 
 
+@settings(deadline=None)  # a busy machine decides nothing
 @given(st.text(), st.binary(), st.binary())
 def test_what_is_sealed_opens_again(tenant: str, aad: bytes, plaintext: bytes) -> None:
     sealed = KEYS.seal(tenant, aad, plaintext)
@@ -39,6 +40,7 @@ def test_neither_another_tenant_nor_another_name_nor_another_master_opens_it() -
             keys.open_(tenant, aad, sealed)
 
 
+@settings(deadline=None)  # a busy machine decides nothing
 @given(st.integers(min_value=0, max_value=8 * (4 + 29) - 1))
 def test_one_flipped_bit_anywhere_is_noticed(bit: int) -> None:
     sealed = bytearray(KEYS.seal("acme", b"name", b"text"))
@@ -47,12 +49,14 @@ def test_one_flipped_bit_anywhere_is_noticed(bit: int) -> None:
         KEYS.open_("acme", b"name", bytes(sealed))
 
 
+@settings(deadline=None)  # a busy machine decides nothing
 @given(st.binary(max_size=40))
 def test_bytes_that_nobody_sealed_do_not_open(data: bytes) -> None:
     with pytest.raises(Unsealable):
         KEYS.open_("acme", b"", data)
 
 
+@settings(deadline=None)  # a busy machine decides nothing
 @given(st.tuples(st.text(), st.binary()), st.tuples(st.text(), st.binary()))
 def test_commitments_differ_by_tenant_and_by_data(one: tuple[str, bytes], two: tuple[str, bytes]) -> None:
     assert (KEYS.commit(*one) == KEYS.commit(*two)) is (one == two)

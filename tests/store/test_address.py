@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
 import pytest
+import redis
 import trustme
 
+from gateway.facts import Limits
 from gateway.store.address import Address, StoreMisconfigured, parse_url
+from gateway.store.base import Put
 from gateway.store.redis import RedisStore
 from tests.redis_server import RedisServer
-from tests.store.requests import PATIENT_S, entry
+from tests.store.requests import PATIENT_S, entry, leaving
 
 
 @pytest.mark.parametrize(
@@ -97,5 +101,28 @@ async def test_over_tls_only_the_right_certificate_serves(tmp_path: Path) -> Non
         wrong_name = f"rediss://localhost:{server.port}/0?ca_file={tmp_path}/ours.pem"
         with pytest.raises(StoreMisconfigured, match="is not valid for it: Hostname mismatch"):
             await RedisStore.open(wrong_name)
+    finally:
+        server.end()
+
+
+@pytest.mark.needs("redis-server")
+async def test_every_script_stays_within_one_slot_of_a_cluster(tmp_path: Path) -> None:
+    """A node in cluster mode refuses a script whose keys hash to different slots."""
+    server = RedisServer(tmp_path, ("--cluster-enabled", "yes"))
+    server.start()
+    try:
+        with redis.Redis(port=server.port) as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            while client.execute_command("CLUSTER", "INFO")["cluster_state"] != "ok":
+                await asyncio.sleep(0.01)
+        store = await RedisStore.open(f"redis://127.0.0.1:{server.port}", timeout_s=PATIENT_S)
+        for tenant in ("acme", "a}{b:c/é"):
+            asked = entry(tenant=tenant, limits=Limits(max_concurrent=1), cache_key="k")
+            assert (await store.enter(asked)).accepted
+            await store.leave(leaving(asked, puts=(Put("k", b"v", 60), Put("r", b"w", 60))))
+            assert (await store.enter(entry(tenant=tenant, cache_key="k"))).cached == b"v"
+            assert (await store.accept_epoch(tenant))[0] == "a"
+        assert await store.healthy()
+        await store.aclose()
     finally:
         server.end()

@@ -201,6 +201,6 @@ def test_both_stores_do_as_the_model_says(redis_server: RedisServer, tmp_path: P
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
