@@ -42,8 +42,8 @@ class Begin:
     """A request is about to leave, or a cached answer to be served: nothing has been processed yet.
 
     `rules` are the ids of the rules that decided, `permitted` the digest of the permitted places, `plan` the
-    places in the order in which they are to be tried. `request_hmac` is the caller's to compute (hex), and so is
-    `end_user_hmac`, which tells requests of one end user (`safety_identifier`, `user`) apart without naming them.
+    places in the order in which they are to be tried. The digests are the caller's to compute (hex):
+    `end_user_hmac` tells the requests of one end user (`safety_identifier`, `user`) apart and names nobody.
     """
 
     kind: ClassVar[str] = "begin"
