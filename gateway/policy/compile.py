@@ -80,12 +80,14 @@ class Table:
         return 1 << (ACTIONS.index(action) * len(self.place_ids) + self.place_ids.index(place))
 
     def named(self, cells: int) -> list[tuple[Action, str]]:
-        """The actions and places of a cell set."""
-        return [
-            (action, place)
-            for index, (action, place) in enumerate(itertools.product(ACTIONS, self.place_ids))
-            if cells >> index & 1
-        ]
+        """The actions and places of a cell set, in order."""
+        found = []
+        while cells:
+            lowest = cells & -cells
+            action, place = divmod(lowest.bit_length() - 1, len(self.place_ids))
+            found.append((ACTIONS[action], self.place_ids[place]))
+            cells ^= lowest
+        return found
 
     def outcome(self, model: str, applying: int) -> Outcome:
         """What a class may do: looked up where it is listed, else worked out."""

@@ -162,8 +162,8 @@ OF_THE_COMPILER = (
     Mutant(
         "actions in another order",
         table,
-        "product(ACTIONS, self.place_ids)",
-        "product(ACTIONS[::-1], self.place_ids)",
+        "(ACTIONS[action], self.place_ids[place])",
+        "(ACTIONS[-action], self.place_ids[place])",
     ),
     Mutant(
         "highest sensitivity forgotten",

@@ -10,7 +10,7 @@ from gateway.policy.bundle import Bundle
 from tests.policy.bundles import compiled, edited, loaded_default, problems_of
 from tests.policy.made_up import bundles
 
-calm = settings(deadline=None, max_examples=60)
+calm = settings(deadline=None, max_examples=30)
 
 
 def witness_by_brute_force(bundle: Bundle) -> bool:

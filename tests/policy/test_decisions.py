@@ -32,7 +32,7 @@ from tests.policy.bundles import (
 )
 from tests.policy.made_up import bundles
 
-calm = settings(deadline=None, max_examples=60)
+calm = settings(deadline=None, max_examples=30)
 
 NO_RULE = {DEFAULT_DENY, MODEL_NOT_SERVED, ACTION_NOT_OFFERED}
 

@@ -87,7 +87,7 @@ def test_the_nearest_alternative_is_another_model_then_a_purpose_then_fewer_labe
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 @given(bundles(), st.data())
 def test_there_is_an_alternative_just_when_something_about_the_request_could_change(
     bundle: Bundle, data: st.DataObject

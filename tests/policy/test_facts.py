@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.facts import Caller, Facts, Limits, above_ceiling, collect_facts
 from gateway.labels import Labels
-from tests.policy.test_labels import VOCABULARY, labels
+from tests.policy.test_labels import VOCABULARY, calm, labels
 
 CALLER = Caller(
     tenant="acme",
@@ -34,6 +34,7 @@ def test_the_default_is_assumed_only_when_nothing_is_declared() -> None:
     assert declared.labels == Labels("public", frozenset({"personal", "health"}))
 
 
+@calm
 @given(
     st.none() | labels,
     st.none() | labels,
@@ -53,6 +54,7 @@ def test_floor_taint_and_detected_labels_join_whatever_the_header_says(
         assert VOCABULARY.within(one, facts.labels)
 
 
+@calm
 @given(labels, labels)
 def test_a_caller_who_declares_more_never_carries_less(fewer: Labels, added: Labels) -> None:
     more = VOCABULARY.union(fewer, added)

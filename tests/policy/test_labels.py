@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import errors
@@ -12,6 +12,8 @@ VOCABULARY = Vocabulary(
     frozenset({"personal", "health"}),
     frozenset({"general"}),
 )
+
+calm = settings(deadline=None)
 
 labels = st.builds(
     Labels, st.sampled_from(VOCABULARY.scale), st.frozensets(st.sampled_from(sorted(VOCABULARY.categories)))
@@ -60,6 +62,7 @@ def test_names_show_the_sensitivity_first_and_the_categories_sorted() -> None:
     assert Labels("secret", frozenset({"personal", "health"})).names() == ("secret", "health", "personal")
 
 
+@calm
 @given(labels, labels, labels)
 def test_union_is_the_least_upper_bound_of_a_lattice(a: Labels, b: Labels, c: Labels) -> None:
     joined = VOCABULARY.union(a, b)
@@ -75,6 +78,7 @@ def test_union_is_the_least_upper_bound_of_a_lattice(a: Labels, b: Labels, c: La
         assert VOCABULARY.within(joined, c)
 
 
+@calm
 @given(labels)
 def test_names_and_from_names_are_inverse(a: Labels) -> None:
     assert VOCABULARY.from_names(a.names()) == a
