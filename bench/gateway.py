@@ -51,11 +51,10 @@ class Measured:
 
     def errors(self) -> int:
         """Answers of Douane that were not what was asked for, under every load."""
-        speeds = [*self.full_speed["douane"], *self.hits]
-        latencies = [
-            *self.one_connection["douane"], *self.open_loop["douane"], *self.first_tokens["douane"],
-        ]  # fmt: skip
-        return sum(one.errors for one in (*speeds, *latencies, *self.streams["douane"]))
+        answered: list[Speed | Latency | Streamed] = [*self.hits]
+        for loads in (self.full_speed, self.one_connection, self.open_loop, self.streams, self.first_tokens):
+            answered += loads["douane"]
+        return sum(one.errors for one in answered)
 
 
 def measure(stack: Stack, rounds: int, seconds: int) -> Measured:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from functools import cached_property
 
 import aiohttp
@@ -95,6 +95,9 @@ class Backends(Mapping[str, Backend]):
         return BedrockBackend(
             place, self._http, SigV4Signer(self._credentials, place.region), endpoint=endpoint
         )
+
+    def keys(self) -> KeysView[str]:
+        return self._backends.keys()  # a dict's own: a Mapping's looks each place up to find it there
 
     def __getitem__(self, place: str) -> Backend:
         return self._backends[place]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+Labelled = TypeVar("Labelled", Counter, Histogram)
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -27,7 +31,8 @@ class Metrics:
 
     def __post_init__(self) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=self.registry)
+            made = Counter(name, text, labels, registry=self.registry)
+            return remembering(made) if labels else made
 
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(name, text, registry=self.registry)
@@ -41,9 +46,11 @@ class Metrics:
         set_once(
             self,
             "seconds",
-            Histogram(
-                "douane_request_seconds", "From a request's first byte to its answer's last", ("outcome",),
-                buckets=SECONDS, registry=self.registry,
+            remembering(
+                Histogram(
+                    "douane_request_seconds", "From a request's first byte to its answer's last",
+                    ("outcome",), buckets=SECONDS, registry=self.registry,
+                )
             ),
         )  # fmt: skip
         set_once(
@@ -62,3 +69,12 @@ class Metrics:
     def exposition(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def remembering(metric: Labelled) -> Labelled:
+    """The metric, with one look-up for labels that it has seen; the client's own locks and checks each time.
+
+    It remembers no more than the metric itself keeps: one child for each set of labels.
+    """
+    metric.labels = functools.cache(metric.labels)  # type: ignore[method-assign]
+    return metric

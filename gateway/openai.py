@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.errors import InvalidRequest, MalformedBody, UnknownParameter, UnsupportedParameter
 
@@ -174,8 +174,6 @@ class ChatRequest(Wire):
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
-    _wire: dict[str, Any] = PrivateAttr(default_factory=dict)
-
     @property
     def wants_stream(self) -> bool:
         return bool(self.stream)
@@ -200,13 +198,19 @@ class ChatRequest(Wire):
 
     def wire(self) -> dict[str, Any]:
         """The request as it came, to be read and never changed."""
-        return self._wire
+        sent: dict[str, Any] = vars(self)[SENT]
+        return sent
 
     def forwarded(self) -> dict[str, Any]:
         """The part of the request that concerns a backend; nulls, which mean the default, are left out."""
         return {
-            key: value for key, value in self._wire.items() if value is not None and key not in GATEWAY_ONLY
+            key: value for key, value in self.wire().items() if value is not None and key not in GATEWAY_ONLY
         }
+
+
+# Where a request keeps what it was read from: beside its fields, where pydantic neither looks nor validates.
+# One of pydantic's private attributes would cost more than the validation of a whole request.
+SENT = "_sent"
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -234,7 +238,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     except ValidationError as error:
         raise explain_invalid(error) from None
     require_shallow(wire, "tools", "response_format")
-    chat._wire.update(wire)
+    vars(chat)[SENT] = wire
     return chat
 
 

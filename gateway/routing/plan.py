@@ -57,13 +57,14 @@ def plan(
     spilled: list[str] = []
     skipped: list[Skipped] = []
     for number, tier in enumerate(route.tiers):
-        for hop in by_weight(tier, f"{affinity}/{number}"):
-            if hop.place not in allowed or hop.weight == 0:
-                continue
+        permitted_hops = [hop for hop in tier if hop.place in allowed and hop.weight]
+        usable = tuple(hop for hop in permitted_hops if hop.place in configured)
+        if len(usable) < len(permitted_hops):
+            missing = (hop.place for hop in permitted_hops if hop.place not in configured)
+            skipped.extend(Skipped(place, "unconfigured") for place in missing)
+        for hop in by_weight(usable, f"{affinity}/{number}"):
             state = states.get(hop.place, UNKNOWN)
-            if hop.place not in configured:
-                skipped.append(Skipped(hop.place, "unconfigured"))
-            elif hop.place in unable:
+            if hop.place in unable:
                 names = unable[hop.place]
                 skipped.append(Skipped(hop.place, "unsupported" if names else "not_loaded", names))
             elif not state.accepts(now_s):
@@ -90,7 +91,7 @@ def by_weight(tier: tuple[Hop, ...], affinity: str) -> tuple[Hop, ...]:
     that comes or goes moves no conversation between the others (Wang & Ravishankar's scheme: the score
     `-w / ln(u)` with `u` uniform from a hash).
     """
-    if len(tier) == 1:
+    if len(tier) < 2:
         return tier
     return tuple(sorted(tier, key=lambda hop: -score(hop, affinity)))
 
