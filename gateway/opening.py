@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from gateway import __version__, logs
 from gateway.audit.files import open_file_audit
 from gateway.audit.records import Started, Stopped
 from gateway.backends.http import open_http
-from gateway.backends.prices import Prices
+from gateway.backends.prices import Price, Prices
 from gateway.building import Backends
 from gateway.clock import SystemClock
 from gateway.context import GatewayContext, Readiness
 from gateway.errors import RecordUnavailable
 from gateway.metrics import Metrics
+from gateway.places import BACKEND_KINDS
 from gateway.policies import Policies, loaded_record
+from gateway.policy.bundle import Bundle
 from gateway.policy.load import load_bundle
-from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed
+from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed, Problem, did_you_mean
 from gateway.receipts.keys import load_signer
 from gateway.routing.health import Health
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsInvalid
 from gateway.store.base import Store
 from gateway.store.epochs import EpochMemory
 from gateway.store.memory import MemoryStore
@@ -30,6 +34,7 @@ from gateway.store.redis import RedisStore
 from gateway.taints import RememberedTaints
 from gateway.tenant_keys import TenantKeys
 
+MILLION = 1_000_000
 MASTER_KEY = "master.key"
 RECEIPT_KEY = "receipt-key.pem"
 RETIRED_KEYS = "retired-keys"
@@ -44,7 +49,12 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
     """
     clock = SystemClock()
     metrics = Metrics()
-    bundle = await asyncio.to_thread(load_bundle, settings.policies)
+    prices = Prices.load(configured=configured_prices(settings))
+
+    def load(directory: Path) -> Bundle:
+        return require_usable(load_bundle(directory), settings, prices)
+
+    bundle = await asyncio.to_thread(load, settings.policies)
     async with AsyncExitStack() as stack:
         keys = TenantKeys.from_file(settings.state_dir / MASTER_KEY)
         signer = load_signer(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
@@ -52,13 +62,13 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
         stack.push_async_callback(audit.aclose)
         store, store_place = await open_store(settings)
         stack.push_async_callback(store.aclose)
-        http = await stack.enter_async_context(open_http())
+        http = await stack.enter_async_context(open_http(tls=backend_tls(settings)))
         backends = Backends(settings, http, keys)
         backends.rebuild(bundle)
         policies = Policies(
             settings.policies,
             bundle,
-            load_bundle,
+            load,
             (PolicyInvalid, PolicyTestsFailed),
             audit,
             metrics,
@@ -82,7 +92,7 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
             tenant_keys=keys,
             audit=audit,
             signer=signer,
-            prices=Prices.load(),
+            prices=prices,
             metrics=metrics,
             clock=clock,
             readiness=Readiness(),
@@ -112,3 +122,55 @@ async def open_store(settings: Settings) -> tuple[Store, str | None]:
         settings.redis_url.get_secret_value(), state_dir=settings.state_dir, replicas=settings.replicas
     )
     return store, settings.redis_place
+
+
+def backend_tls(settings: Settings) -> ssl.SSLContext:
+    """The system's authorities and the operator's; nothing turns a check off."""
+    context = ssl.create_default_context()
+    if settings.ca_file is not None:
+        try:
+            context.load_verify_locations(settings.ca_file)
+        except (OSError, ssl.SSLError):
+            raise SettingsInvalid(
+                (f"`ca_file` {settings.ca_file} is not a readable file of certificates in PEM form",)
+            ) from None
+    return context
+
+
+def configured_prices(settings: Settings) -> dict[str, Price]:
+    """Prices that the operator states, by place."""
+    return {
+        place: Price(
+            given.input_usd_per_million_tokens / MILLION,
+            given.output_usd_per_million_tokens / MILLION,
+            "settings",
+        )
+        for place, given in settings.backends.items()
+        if given.input_usd_per_million_tokens is not None and given.output_usd_per_million_tokens is not None
+    }
+
+
+def require_usable(bundle: Bundle, settings: Settings, prices: Prices) -> Bundle:
+    """Raises `PolicyInvalid` for a place that the settings name and the bundle lacks, or whose answers could
+    not be charged to a budget."""
+    named = {
+        "gateway_place": settings.gateway_place,
+        "audit_place": settings.audit_place,
+        "terminator_place": settings.terminator_place,
+    }
+    problems = [
+        Problem("places.yaml", 0, None, f"the setting `{name}` names the place `{place}`, which is not there",
+                did_you_mean(place, bundle.places))
+        for name, place in named.items()
+        if place is not None and place not in bundle.places
+    ]  # fmt: skip
+    priced = (
+        "set `input_usd_per_million_tokens` and `output_usd_per_million_tokens` of the place under `backends`"
+    )
+    problems += [
+        Problem("places.yaml", 0, None, text, priced)
+        for text in prices.unpriced(place for place in bundle.places.values() if place.kind in BACKEND_KINDS)
+    ]
+    if problems:
+        raise PolicyInvalid(problems)
+    return bundle

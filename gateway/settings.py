@@ -31,6 +31,12 @@ def split_list(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def default_policies() -> Path:
+    """`policies` here, else the copy that an installed package carries."""
+    here, packaged = Path("policies"), Path(__file__).with_name("default_policies")
+    return packaged if not here.exists() and packaged.exists() else here
+
+
 class SettingsInvalid(Exception):
     """The settings cannot be used; `problems` says what is wrong and how to fix each."""
 
@@ -46,9 +52,11 @@ class BackendSettings(BaseModel):
 
     url: str | None = Field(default=None, description="Base URL of an engine or OpenAI-compatible server.")
     secret: SecretStr | None = Field(default=None, description="Bearer secret of that server.")
-    ca_file: Path | None = Field(default=None, description="CA bundle to verify its certificate with.")
-    litellm_model: str | None = Field(
-        default=None, description="For kind `litellm`: LiteLLM's provider prefix."
+    input_usd_per_million_tokens: float | None = Field(
+        default=None, ge=0, description="What a prompt costs here, where no price list says so."
+    )
+    output_usd_per_million_tokens: float | None = Field(
+        default=None, ge=0, description="What an answer costs here, reasoning included."
     )
 
 
@@ -67,7 +75,10 @@ class Settings(BaseModel):
     trusted_proxies: Annotated[tuple[IpNetwork, ...], BeforeValidator(split_list)] = Field(
         default=(), description="Addresses whose `X-Forwarded-*` headers are believed."
     )
-    policies: Path = Field(default=Path("policies"), description="Directory of the policy bundle.")
+    policies: Path = Field(
+        default_factory=default_policies,
+        description="Directory of the policy bundle; default: `policies`, else the copy in the package.",
+    )
     policy_poll_s: float = Field(
         default=2.0, gt=0, description="How often the bundle is checked for a change."
     )
@@ -118,6 +129,9 @@ class Settings(BaseModel):
     )
     backends: dict[str, BackendSettings] = Field(
         default_factory=dict, description="Further backends, by place id."
+    )
+    ca_file: Path | None = Field(
+        default=None, description="Authorities (PEM) that backends' certificates may also be of."
     )
     demo_key: SecretStr | None = Field(default=None, description="Demo only: the demo tenant's API key.")
     cache_ttl_s: int = Field(

@@ -69,11 +69,11 @@ class Overlay(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices by what is asked for; `configured` (place id → model → price) wins over everything."""
+    """Prices by what is asked for; `configured` (by place id) wins over everything."""
 
     overlay: Mapping[str, Mapping[str, Price]]
     listed: Mapping[str, Price]
-    configured: Mapping[str, Mapping[str, Price]]
+    configured: Mapping[str, Price]
 
     @classmethod
     def load(
@@ -81,7 +81,7 @@ class Prices:
         *,
         overlay: Path = OVERLAY,
         price_map: Path | None = None,
-        configured: Mapping[str, Mapping[str, Price]] | None = None,
+        configured: Mapping[str, Price] | None = None,
     ) -> Prices:
         """Reads both files. Raises pydantic's ValidationError for an overlay with an unknown key or value."""
         entries = Overlay.model_validate(yaml.safe_load(overlay.read_bytes()))
@@ -99,7 +99,7 @@ class Prices:
 
     def price(self, place: Place, model: str) -> Price:
         """The price of a canonical model at a place. Raises UnknownPrice."""
-        if own := self.configured.get(place.id, {}).get(model):
+        if own := self.configured.get(place.id):
             return own
         if place.kind == "engine" or place.operator == SELF:
             return FREE

@@ -101,7 +101,7 @@ def require_real(settings: Settings) -> None:
 def require_clean_environment(settings: Settings) -> None:
     """Raises `SettingsInvalid` when a variable or AWS profile would send requests somewhere else."""
     if settings.bedrock != "off":
-        problems = forbidden_environment(os.environ, aws_configuration())
+        problems = forbidden_environment(os.environ, aws_configuration(), settings.aws_profile)
         if problems:
             raise SettingsInvalid(tuple(problems))
 

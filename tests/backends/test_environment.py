@@ -21,7 +21,6 @@ NO_PROFILES: dict[str, Any] = {"profiles": {}, "services": {}}
         ("AWS_ENDPOINT_URL_SSO", "http://evil"),
         ("AWS_ENDPOINT_URL_SSO_OIDC", "http://evil"),
         ("AWS_BEDROCK_RUNTIME_ENDPOINT", "http://evil"),
-        ("OPENAI_BASE_URL", "http://evil"),
         ("HTTP_PROXY", "http://user:evil@proxy"),
         ("https_proxy", "http://user:evil@proxy"),
         ("All_Proxy", "socks5://evil"),

@@ -59,7 +59,7 @@ def test_own_hardware_costs_nothing_unless_configured() -> None:
     cluster = place("openai", "cluster", operator="self")
     assert PRICES.price(engine, MODEL) is FREE
     assert PRICES.cost_usd(cluster, MODEL, MILLION) == 0
-    configured = Prices.load(configured={"local-engine": {MODEL: Price(1e-6, 2e-6, "depreciation")}})
+    configured = Prices.load(configured={"local-engine": Price(1e-6, 2e-6, "depreciation")})
     assert configured.cost_usd(engine, MODEL, MILLION) == pytest.approx(3.0)
 
 

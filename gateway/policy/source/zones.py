@@ -20,11 +20,11 @@ COUNTRY_HINTS: Mapping[str, str] = MappingProxyType({"UK": "GB", "EL": "GR", "EN
 
 
 class SourceEntry(Entry):
-    """Where a statement was read, and when."""
+    """Where a statement stands, and when whoever answers for the bundle has compared the two."""
 
     title: Text
     url: Annotated[str, StringConstraints(pattern=r"^https://\S+$")]
-    read_on: Date
+    verified_on: Date | None = None
 
 
 class UnionEntry(Entry):
