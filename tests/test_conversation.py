@@ -167,6 +167,13 @@ def test_a_request_that_failed_is_found_although_no_answer_followed_it() -> None
     assert follows(of([user("one"), user("two")]), of([user("one")]))
 
 
+def test_a_request_that_failed_before_an_answered_one_is_read_too() -> None:
+    later = of([user("one"), user("two"), answer("a"), user("three")])
+    assert set(of([user("one")]).writes) <= set(later.reads)
+    assert follows(later, of([user("one"), user("two")]))
+    assert later.vouchers == 1
+
+
 def test_a_hundred_parallel_tool_results_do_not_hide_the_turn_before() -> None:
     asked = [user("go")]
     results = [tool(f"result {i}", f"c{i}") for i in range(100)]

@@ -14,7 +14,7 @@ from gateway.facts import Limits
 from gateway.store.address import Address, StoreMisconfigured, parse_url
 from gateway.store.base import Put
 from gateway.store.redis import RedisStore
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, free_port
 from tests.store.requests import PATIENT_S, entry, leaving
 
 
@@ -108,12 +108,12 @@ async def test_over_tls_only_the_right_certificate_serves(tmp_path: Path) -> Non
 @pytest.mark.needs("redis-server")
 async def test_every_script_stays_within_one_slot_of_a_cluster(tmp_path: Path) -> None:
     """A node in cluster mode refuses a script whose keys hash to different slots."""
-    server = RedisServer(tmp_path, ("--cluster-enabled", "yes"))
+    server = RedisServer(tmp_path, ("--cluster-enabled", "yes", "--cluster-port", str(free_port())))
     server.start()
     try:
         with redis.Redis(port=server.port) as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            while client.execute_command("CLUSTER", "INFO")["cluster_state"] != "ok":
+            while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         store = await RedisStore.open(f"redis://127.0.0.1:{server.port}", timeout_s=PATIENT_S)
         for tenant in ("acme", "a}{b:c/é"):

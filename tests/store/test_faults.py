@@ -101,6 +101,7 @@ async def test_what_a_conversation_carried_during_an_outage_is_known_after_it(
 ) -> None:
     await store.enter(entry())
     own_redis.pause()
+    await store.enter(entry(Conversation((), ("other",))))  # its connection is dropped
     first = entry(FIRST_TURN, PERSONAL)
     assert await store.enter(first) == ACCEPTED
     await store.leave(leaving(first, labels=PERSONAL | {"health"}))
@@ -118,6 +119,7 @@ async def test_a_reservation_taken_before_an_outage_is_settled_after_it(
     held = entry(limits=limits, tokens=100)
     assert await store.enter(held) == ACCEPTED
     own_redis.pause()
+    await store.enter(entry())  # its connection is dropped, so nothing of what follows can still arrive
     await store.leave(leaving(held, tokens=60))
     own_redis.resume()
     await until(store.healthy)
@@ -334,13 +336,16 @@ async def test_a_redis_that_is_away_at_the_start_is_waited_for(
 
 
 async def test_a_request_that_is_cancelled_on_its_way_in_holds_nothing(store: RedisStore) -> None:
-    limits = Limits(max_concurrent=1)
+    limits, wire = Limits(max_concurrent=1), store._link.wire
     hung_up = asyncio.create_task(store.enter(entry(limits=limits)))
     await asyncio.sleep(0)
     hung_up.cancel()
     with pytest.raises(asyncio.CancelledError):
         await hung_up
     assert await store.enter(entry(limits=limits)) == ACCEPTED
+    assert store._link.wire is wire
+    assert wire is not None
+    assert not wire.lost.done()
 
 
 async def test_a_wrong_password_is_said_at_once_and_never_shown(tmp_path: Path) -> None:
