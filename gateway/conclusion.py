@@ -20,9 +20,11 @@ from gateway.receipts.assemble import Ending, receipt_of
 from gateway.receipts.delivery import HEADER, header_value
 from gateway.receipts.digest import body_digest
 from gateway.receipts.lookup import storage_key
-from gateway.receipts.receipt import AnswerClaim
+from gateway.receipts.receipt import AnswerClaim, Outcome
 from gateway.store.base import Leaving, Put, Reservation
 from gateway.trail import Trail
+
+CLIENT_GONE_STATUS = 499  # in records only: nobody is sent it
 
 
 def whole_answer(body: bytes) -> AnswerClaim:
@@ -200,11 +202,11 @@ async def refuse(error: DouaneError, trail: Trail, hangup: Hangup, context: Gate
     body = error_reply(error, trail.incoming.request_id).body
     assert isinstance(body, bytes)
     ending = Ending(
-        "refused" if trail.begun is None else "failed",
-        error.status,
-        whole_answer(body),
-        code="client_gone" if hangup.happened else error.code,
+        "refused" if trail.begun is None else "failed", error.status, whole_answer(body), error.code
     )
+    if hangup.happened:  # nobody is there to be told
+        outcome: Outcome = "refused" if trail.begun is None else "incomplete"
+        ending = Ending(outcome, CLIENT_GONE_STATUS, whole_answer(b""), "client_gone")
     try:
         receipt = await conclude(ending, trail, context)
     except RecordUnavailable as unavailable:

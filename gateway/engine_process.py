@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import aiohttp
 
 READY_POLL_S = 0.1
 STOP_GRACE_S = 10.0
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class EngineFailed(Exception):
@@ -41,7 +43,7 @@ async def running_engine(
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "local_engine", "serve", "--model", str(model), "--host", "127.0.0.1",
         "--port", str(port), "--secret-file", str(secret_file), *extra,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL, preexec_fn=end_with_parent(),
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
@@ -54,6 +56,17 @@ async def running_engine(
         ) from None
     finally:
         await end(process)
+
+
+def end_with_parent() -> Callable[[], None] | None:
+    """For a child to call: the kernel ends it when its parent is killed, which can end nothing itself.
+
+    None where there is no such call; there, an engine outlives a gateway that was killed.
+    """
+    if sys.platform != "linux":
+        return None
+    control = ctypes.CDLL(None).prctl  # found before the fork: after it, only the call itself is safe
+    return lambda: control(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def until_ready(url: str, secret: str, process: asyncio.subprocess.Process) -> tuple[str, ...]:

@@ -51,8 +51,13 @@ async def serve(
         finally:
             for task in watching:
                 task.cancel()
-            if server.server_state.tasks:
-                await asyncio.wait(server.server_state.tasks, timeout=CUT_OFF_S)
+            if tasks := server.server_state.tasks:
+                for task in tasks:
+                    if (
+                        not task.cancelling()
+                    ):  # the grace time has ended those; a second signal did not wait for it
+                        task.cancel()
+                await asyncio.wait(tasks, timeout=CUT_OFF_S)
 
 
 @asynccontextmanager

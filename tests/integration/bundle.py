@@ -32,6 +32,16 @@ def bundle_with_keys(directory: Path) -> Path:
     return directory
 
 
+def without_examples(bundle: Path) -> None:
+    """Leaves one example, which holds whatever the rules say of clouds and caches."""
+    for case in (bundle / "tests").iterdir():
+        case.unlink()
+    (bundle / "tests" / "one.yaml").write_text(
+        "- name: the engine answers\n  request: {tenant: demo, model: gpt-oss-20b}\n"
+        "  expect: {infer: {permitted: [local-engine]}}\n"
+    )
+
+
 def edit(file: Path, old: str, new: str) -> None:
     """Replaces the one passage `old` of a file, in place of the file: readers see the old or the new one."""
     text = file.read_text()

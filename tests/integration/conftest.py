@@ -98,6 +98,15 @@ def gateway(
         yield running
 
 
+@pytest.fixture(scope="session")
+def scripted_gateway(
+    scripted_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GatewayProcess]:
+    """A gateway over the engine that does as told."""
+    with running_gateway(tmp_path_factory.mktemp("scripted"), scripted_settings) as running:
+        yield running
+
+
 @pytest.fixture
 def demo(gateway: GatewayProcess) -> Caller:
     """The demo tenant at the gateway over the real engine."""

@@ -12,7 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.testing.bedrock.faults import Fault
-from tests.integration.bundle import DEMO, GLOBEX, HELPDESK, WARD, bundle_with_keys, edit
+from tests.integration.bundle import (
+    DEMO,
+    GLOBEX,
+    HELPDESK,
+    WARD,
+    bundle_with_keys,
+    edit,
+    without_examples,
+)
 from tests.integration.conftest import StartGateway
 from tests.integration.gateway_process import GatewayProcess, running_gateway
 from tests.integration.regions import ABROAD, ALL, EEA, Regions
@@ -238,12 +246,7 @@ def test_a_bundle_that_permits_no_place_refuses_with_the_nearest_alternative(
     scripted_settings: dict[str, Any], tmp_path: Path, start: StartGateway, regions: Regions
 ) -> None:
     bundle = bundle_with_keys(tmp_path / "bundle")
-    for case in (bundle / "tests").iterdir():
-        case.unlink()
-    (bundle / "tests" / "one.yaml").write_text(
-        "- name: something is permitted\n  request: {tenant: demo, model: gpt-oss-20b}\n"
-        "  expect: {infer: {permitted: [local-engine]}}\n"
-    )
+    without_examples(bundle)
     edit(
         bundle / "places.yaml",
         "  - id: local-engine\n    kind: engine\n    country: DE\n    operator: self\n    attested: [on-premises]\n",
