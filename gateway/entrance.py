@@ -64,16 +64,20 @@ async def enter(trail: Trail, context: GatewayContext) -> Entered:
     assert trail.facts is not None and trail.caller is not None and trail.conversation is not None
     vocabulary = trail.bundle.vocabulary
     reservation = estimate(trail, context)
+    at_ceiling = vocabulary.within(trail.caller.ceiling, trail.facts.labels)
+    # A name that today's vocabulary lacks can never be among the labels of `facts`; the ceiling stands for it.
+    stale = trail.taint if at_ceiling else frozenset()
     entered = await context.store.enter(
         Entry(
             tenant=trail.caller.tenant,
             conversation=trail.conversation,
-            known_labels=known_names(trail.facts.labels, vocabulary),
-            at_ceiling=vocabulary.within(trail.caller.ceiling, trail.facts.labels),
+            known_labels=known_names(trail.facts.labels, vocabulary) | stale,
+            at_ceiling=at_ceiling,
             reservation=reservation,
             cache_key=trail.cache_key,
         )
     )
+    trail.taint |= entered.taint
     if entered.accepted and entered.overrun is None and entered.cached is None:
         trail.reservation = reservation
     return entered

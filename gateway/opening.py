@@ -28,7 +28,6 @@ from gateway.receipts.keys import load_signer
 from gateway.routing.health import Health
 from gateway.settings import Settings, SettingsInvalid
 from gateway.store.base import Store
-from gateway.store.epochs import EpochMemory
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from gateway.taints import RememberedTaints
@@ -116,8 +115,7 @@ async def record_stop(context: GatewayContext) -> None:
 
 async def open_store(settings: Settings) -> tuple[Store, str | None]:
     if settings.redis_url is None:
-        # What the process remembers ends with it, so there is nothing of an earlier one to be unsure of.
-        return MemoryStore(EpochMemory.open(None, "memory")), settings.memory_place
+        return await MemoryStore.open(state_dir=settings.state_dir), settings.memory_place
     store = await RedisStore.open(
         settings.redis_url.get_secret_value(), state_dir=settings.state_dir, replicas=settings.replicas
     )

@@ -11,8 +11,9 @@ from gateway.cli.serve import fail
 from gateway.policy.load import load_bundle
 from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed
 from gateway.settings import Settings, SettingsInvalid, read_settings
+from gateway.store.accept import accept_epoch as accept_epochs
 from gateway.store.address import StoreMisconfigured
-from gateway.store.epochs import StateUnreadable
+from gateway.store.epochs import FILE, StateUnreadable
 from gateway.store.redis import RedisStore
 from gateway.store.wire import StoreGone
 
@@ -52,10 +53,15 @@ def accept_epoch(tenants: tuple[str, ...], everyone: bool) -> None:
 
 async def accept(settings: Settings, tenants: tuple[str, ...]) -> None:
     if settings.redis_url is None:
-        raise SettingsInvalid(("DOUANE_REDIS_URL is not set; only a shared store has an epoch to accept",))
+        raise SettingsInvalid(
+            (
+                "DOUANE_REDIS_URL is not set; a store inside the process is accepted as new by stopping the gateway, "
+                f"removing `{settings.state_dir / FILE}` and starting it again",
+            )
+        )
     opened = await RedisStore.open(settings.redis_url.get_secret_value(), state_dir=settings.state_dir)
     try:
-        for tenant in tenants:
-            click.echo(f"{tenant}: accepted ({await opened.accept_epoch(tenant)})")
+        for tenant, epoch in (await accept_epochs(opened, tenants)).items():
+            click.echo(f"{tenant}: accepted ({epoch})")
     finally:
         await opened.aclose()
