@@ -65,7 +65,7 @@ async def enter(trail: Trail, context: GatewayContext) -> Entered:
     vocabulary = trail.bundle.vocabulary
     reservation = estimate(trail, context)
     at_ceiling = vocabulary.within(trail.caller.ceiling, trail.facts.labels)
-    # A name that today's vocabulary lacks can never be among the labels of `facts`; the ceiling stands for it.
+    # A name that today's vocabulary lacks is never among the labels of `facts`; the ceiling stands for it.
     stale = trail.taint if at_ceiling else frozenset()
     entered = await context.store.enter(
         Entry(

@@ -55,7 +55,7 @@ async def accept(settings: Settings, tenants: tuple[str, ...]) -> None:
     if settings.redis_url is None:
         raise SettingsInvalid(
             (
-                "DOUANE_REDIS_URL is not set; a store inside the process is accepted as new by stopping the gateway, "
+                "DOUANE_REDIS_URL is not set; a store in the process is accepted as new by stopping the gateway, "
                 f"removing `{settings.state_dir / FILE}` and starting it again",
             )
         )
