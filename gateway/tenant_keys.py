@@ -57,7 +57,7 @@ class DerivedKeys:
     """One tenant's keys, ready to use."""
 
     cipher: AESGCM
-    commitment: bytes
+    commitment: hmac.HMAC  # that has read the key and nothing else: copied for each digest
     salt: str
 
 
@@ -124,7 +124,9 @@ class TenantKeys:
             raise Unsealable("the sealed value does not open with this tenant's key and name") from None
 
     def commit(self, tenant: str, data: bytes) -> str:
-        return hmac.digest(self._keys(tenant).commitment, data, "sha256").hex()
+        digest = self._keys(tenant).commitment.copy()
+        digest.update(data)
+        return digest.hexdigest()
 
     def salt(self, tenant: str) -> str:
         return self._keys(tenant).salt
@@ -137,7 +139,7 @@ class TenantKeys:
         if keys is None:
             keys = self._derived[tenant] = DerivedKeys(
                 cipher=AESGCM(self._derive("seal", tenant, 32)),
-                commitment=self._derive("commit", tenant, 32),
+                commitment=hmac.new(self._derive("commit", tenant, 32), digestmod="sha256"),
                 salt=self._derive("prefix-cache-salt", tenant, 16).hex(),
             )
         return keys

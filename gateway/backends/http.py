@@ -6,6 +6,7 @@ asks for uncompressed answers, and always verifies certificates.
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -63,6 +64,7 @@ def require_safe(url: str, what: str) -> None:
     raise ValueError(f"`{what}` must be an https URL (plain http is for loopback only)")
 
 
+@functools.cache  # as many as routes state
 def call_bounds(total_s: float) -> aiohttp.ClientTimeout:
     """Bounds of a call: on the whole of it and on connecting."""
     return aiohttp.ClientTimeout(total=total_s, sock_connect=min(CONNECT_TIMEOUT_S, total_s))
@@ -98,9 +100,11 @@ def redirect_fault(status: int, place_id: str, upstream: Upstream) -> Misconfigu
 
 async def read_bounded(response: aiohttp.ClientResponse, place_id: str, upstream: Upstream) -> bytes:
     """The whole body; raises Broken beyond `ANSWER_BYTES_MAX` without reading the rest."""
-    if (response.content_length or 0) > ANSWER_BYTES_MAX:
-        response.close()
-        raise too_large(place_id, upstream)
+    if response.content_length is not None:
+        if response.content_length > ANSWER_BYTES_MAX:
+            response.close()
+            raise too_large(place_id, upstream)
+        return await response.read()  # never more than was announced
     body = bytearray()
     async for part in response.content.iter_any():
         body += part

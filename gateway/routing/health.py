@@ -41,12 +41,12 @@ class BackendState:
         return self.failures >= FAILURES_TO_OPEN and now_s >= self.open_until_s
 
     def started(self, now_s: float) -> BackendState:
-        return replace(
-            self, in_flight=self.in_flight + 1, trial_running=self.trial_running or self.half_open(now_s)
-        )
+        trial = self.trial_running or self.half_open(now_s)
+        return BackendState(self.failures, self.open_until_s, self.cooldown_s, trial, self.in_flight + 1)
 
     def finished(self) -> BackendState:
-        return replace(self, in_flight=max(0, self.in_flight - 1))
+        rest = max(0, self.in_flight - 1)
+        return BackendState(self.failures, self.open_until_s, self.cooldown_s, self.trial_running, rest)
 
     def succeeded(self) -> BackendState:
         return replace(self, failures=0, open_until_s=0.0, cooldown_s=COOLDOWN_S, trial_running=False)
