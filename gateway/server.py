@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsInvalid
 
 COLLECT_AFTER = (
     20_000  # container objects more than were let go, before the collector looks at the young ones
@@ -107,6 +108,42 @@ def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protoco
                 self.transport.close()
 
     return BoundedHttpProtocol
+
+
+def bound_socket(settings: Settings) -> socket.socket:
+    """A socket on the configured address, not listening yet. Raises `SettingsInvalid`."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((settings.host, settings.port))
+    except OSError as error:
+        bound.close()
+        address, reason = f"{settings.host}:{settings.port}", (error.strerror or "no such host").lower()
+        raise SettingsInvalid(
+            (f"cannot listen on `{address}`: {reason}; set DOUANE_PORT or DOUANE_HOST",)
+        ) from None
+    return bound
+
+
+def require_certificate(settings: Settings) -> None:
+    """Raises `SettingsInvalid` when the certificate and its key cannot serve TLS together."""
+    if settings.tls_cert is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+    except ssl.SSLError:
+        reason = "they are no certificate and key that fit each other"
+    except OSError as error:
+        reason = (error.strerror or "they cannot be read").lower()
+    else:
+        return
+    raise SettingsInvalid(
+        (
+            f"the certificate `{settings.tls_cert}` and its key `{settings.tls_key}` cannot be used: "
+            f"{reason}; name PEM files with DOUANE_TLS_CERT and DOUANE_TLS_KEY",
+        )
+    )
 
 
 def server_config(app: Any, settings: Settings) -> uvicorn.Config:

@@ -14,7 +14,7 @@ from gateway.backends.base import BackendFault
 from gateway.context import GatewayContext
 from gateway.engine_process import running_engine
 from gateway.opening import open_context
-from gateway.server import GatewayServer, server_config
+from gateway.server import GatewayServer, bound_socket, require_certificate, server_config
 from gateway.settings import Settings
 
 CUT_OFF_S = 5.0  # for answers that were cut off at the end of the grace time to be recorded
@@ -29,7 +29,9 @@ async def serve(
     """Serves until SIGINT, SIGTERM or `stop`; calls `started` with the port once it accepts connections."""
     loop = asyncio.get_running_loop()
     logs.log_loop_errors(loop)
+    require_certificate(settings)
     async with AsyncExitStack() as stack:
+        listener = stack.enter_context(bound_socket(settings))  # first: whatever follows takes longer to fail
         settings = await stack.enter_async_context(with_engine(settings))
         context = await stack.enter_async_context(open_context(settings, demo_keys))
         reloads: set[asyncio.Task[bool]] = set()
@@ -47,15 +49,13 @@ async def serve(
         if stop is not None:
             watching.append(asyncio.create_task(server.stop_when(stop)))
         try:
-            await server.serve()
+            await server.serve([listener])
         finally:
             for task in watching:
                 task.cancel()
             if tasks := server.server_state.tasks:
                 for task in tasks:
-                    if (
-                        not task.cancelling()
-                    ):  # the grace time has ended those; a second signal did not wait for it
+                    if not task.cancelling():  # a second signal did not wait for the grace time to end it
                         task.cancel()
                 await asyncio.wait(tasks, timeout=CUT_OFF_S)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -100,12 +101,12 @@ def running_gateway(
     settings: Mapping[str, Any],
     *,
     serve: str | None = None,
-    verify: str | bool = True,
+    verify: ssl.SSLContext | bool = True,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[GatewayProcess]:
     """Starts a gateway over `settings` with its state in `folder`, and ends it.
 
-    `serve` names a composition of the test's own (`launch.py`); `verify` is the CA file of a gateway with TLS.
+    `serve` names a composition of the test's own (`launch.py`); `verify` trusts the certificate of a gateway with TLS.
     """
     state_dir = Path(settings.get("state_dir", folder / "state"))
     prepare_state(state_dir)

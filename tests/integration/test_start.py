@@ -1,0 +1,144 @@
+"""What must be right before the gateway starts, and what its operator reads when it is not: exit status 3."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.stack import prepare_state
+from tests.integration.bundle import bundle_with_keys, edit
+from tests.integration.gateway_process import ROOT
+
+REAL: dict[str, str] = {"DOUANE_BEDROCK": "aws", "DOUANE_PORT": "0"}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    prepare_state(tmp_path / "state")
+    return tmp_path / "state"
+
+
+def refused(environ: Mapping[str, str], *arguments: str) -> str:
+    """Runs `douane serve`, which must end by itself with exit status 3; what it printed."""
+    command = [sys.executable, "-m", "gateway.cli.main", "serve", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60
+    )
+    printed = done.stdout + done.stderr
+    assert done.returncode == 3, printed
+    assert "Traceback" not in printed
+    assert all(line.startswith("douane: ") for line in printed.splitlines()), printed
+    return printed
+
+
+@pytest.mark.parametrize("variable", [
+    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "AWS_ENDPOINT_URL_STS", "HTTPS_PROXY", "https_proxy", "ALL_PROXY",
+])  # fmt: skip
+@pytest.mark.parametrize("demo", [False, True])
+def test_a_variable_that_could_redirect_requests_stops_the_start(
+    variable: str, demo: bool, state: Path
+) -> None:
+    value = "http://user:password-in-it@elsewhere.example:3128"
+    environ = {variable: value, "DOUANE_STATE_DIR": str(state), **({} if demo else REAL)}
+    printed = refused(environ, *(["--demo"] if demo else []))
+
+    assert f"`{variable}` is set" in printed
+    assert "unset it" in printed
+    assert "elsewhere" not in printed
+
+
+def test_an_endpoint_in_the_aws_profile_stops_the_start(tmp_path: Path, state: Path) -> None:
+    config = tmp_path / "aws-config"
+    config.write_text(
+        "[profile work]\nregion = eu-central-1\nservices = local\n"
+        "[services local]\nbedrock_runtime =\n  endpoint_url = http://elsewhere.example/\n"
+    )
+    environ = {
+        **REAL, "AWS_CONFIG_FILE": str(config), "AWS_PROFILE": "work", "DOUANE_STATE_DIR": str(state),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+    }  # fmt: skip
+    printed = refused(environ)
+
+    assert "aws profile `work`" in printed
+    assert "`endpoint_url`" in printed
+    assert "elsewhere" not in printed
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"DOUANE_BEDROCK": "emulator"}, "DOUANE_BEDROCK=aws"),
+        ({"DOUANE_DEMO_KEY": "sk-demo"}, "DOUANE_DEMO_KEY"),
+        ({"DOUANE_HOST": "0.0.0.0"}, "DOUANE_BEHIND_PROXY=true"),
+        ({"DOUANE_HOST": "::"}, "DOUANE_TLS_CERT"),
+        ({"DOUANE_HOST": "gateway.example"}, "DOUANE_TLS_CERT"),
+        ({"DOUANE_TLS_CERT": "cert.pem"}, "DOUANE_TLS_KEY"),
+        ({"DOUANE_PROT": "8080"}, "did you mean `DOUANE_PORT`?"),
+        ({"DOUANE_PORT": "eighty"}, "DOUANE_PORT"),
+        ({"DOUANE_POLICIES": "nowhere"}, "nowhere"),
+        ({"DOUANE_CONFIG": "no-such.yaml"}, "no-such.yaml"),
+        ({"DOUANE_REDIS_URL": "http://x"}, "redis://"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_stops_the_start(
+    environ: dict[str, str], named: str, state: Path
+) -> None:
+    assert named in refused({"DOUANE_STATE_DIR": str(state), "DOUANE_PORT": "0", **environ})
+
+
+def test_a_gateway_without_its_keys_does_not_start(tmp_path: Path) -> None:
+    printed = refused({"DOUANE_STATE_DIR": str(tmp_path / "empty"), "DOUANE_PORT": "0"})
+
+    assert "there is no master key" in printed
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "line", "said"),
+    [
+        ("routes.yaml", "attempts_max: 3", "atempts_max: 3", 17, ["atempts_max", "attempts_max"]),
+        ("places.yaml", "region: eu-west-1", "region: eu-west-9", None, ["eu-west-9"]),
+        ("tenants.yaml", "purpose: customer-support", "purpose: customer-suport", None, ["customer-suport", "customer-support"]),
+        ("bundle.yaml", "serial: 1 ", "serial: one ", 3, ["serial"]),
+        ("zones.yaml", "unions:", "unions: [", None, ["YAML"]),
+        ("tests/eea.yaml", "bedrock-london: work-of-eea-tenants-stays-in-the-eea", "bedrock-london: our-premises-serve-every-tenant",
+         None, ["bedrock-london"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("demo", [False, True])
+def test_a_broken_bundle_stops_the_start_and_is_told_by_file_and_line(
+    tmp_path: Path, state: Path, file: str, old: str, new: str, line: int | None, said: list[str], demo: bool
+) -> None:
+    bundle = bundle_with_keys(tmp_path / "bundle")
+    edit(bundle / file, old, new)
+
+    environ = {"DOUANE_STATE_DIR": str(state), "DOUANE_POLICIES": str(bundle), "DOUANE_PORT": "0"}
+    if demo:
+        (state / "checkpoint").mkdir()
+        (state / "checkpoint" / "config.json").write_text("{}")  # as if one had been written before
+    printed = refused(environ, *(["--demo"] if demo else []))
+
+    where = f"{file}:{line}:" if line else f"{file}:"
+    assert where in printed
+    assert all(word in printed for word in said)
+
+
+def test_claims_are_refused_by_name_until_they_can_be_proven(tmp_path: Path, state: Path) -> None:
+    bundle = bundle_with_keys(tmp_path / "bundle")
+    (bundle / "claims.yaml").write_text("- claim: secret data never leaves\n")
+
+    printed = refused({"DOUANE_STATE_DIR": str(state), "DOUANE_POLICIES": str(bundle), "DOUANE_PORT": "0"})
+
+    assert "claims.yaml" in printed
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        printed = refused({"DOUANE_STATE_DIR": str(state), "DOUANE_PORT": str(taken.getsockname()[1])})
+
+    assert "address already in use; set DOUANE_PORT" in printed
