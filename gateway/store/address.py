@@ -5,7 +5,10 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 
 SCHEMES = ("redis", "rediss")
 PORT = 6379
@@ -30,17 +33,37 @@ class Address:
         """Names the store without its credentials; also what log lines show."""
         return f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.db}"
 
-    def tls_context(self) -> ssl.SSLContext | None:
-        """Certificates are always verified. Raises `StoreMisconfigured` when the CA file cannot be read."""
-        if not self.tls:
-            return None
+    def require_readable_ca(self) -> None:
+        """Raises `StoreMisconfigured` when the CA file cannot be read."""
         try:
-            return ssl.create_default_context(cafile=self.ca_file)
+            ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:
             raise StoreMisconfigured(
                 f"the CA file `{self.ca_file}` of the Redis URL cannot be used ({error.strerror}); "
                 f"name a file in PEM format"
             ) from None
+
+    def connection(self) -> AbstractConnection:
+        """A connection of redis-py that is not connected yet. Certificates and names are always verified.
+
+        It neither times out nor tries again by itself: when to give up is the wire's and the link's.
+        """
+        common: dict[str, Any] = {
+            "host": self.host,
+            "port": self.port,
+            "db": self.db,
+            "username": self.username,
+            "password": self.password,
+            "protocol": 2,
+            "socket_timeout": None,
+            "driver_info": None,
+        }
+        if not self.tls:
+            return Connection(**common)
+        ca_file = str(self.ca_file) if self.ca_file else None
+        return SSLConnection(
+            **common, ssl_cert_reqs="required", ssl_check_hostname=True, ssl_ca_certs=ca_file
+        )
 
 
 def parse_url(url: str) -> Address:

@@ -14,7 +14,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from typing import Final
 
-import hiredis
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from gateway.store.address import Address, StoreMisconfigured
 from gateway.store.wire import StoreGone, Wire
@@ -56,12 +66,9 @@ Prepare = Callable[[Wire], Awaitable[None]]
 class Link:
     """The one connection of a worker. `prepare` runs on each new one before it serves."""
 
-    def __init__(
-        self, address: Address, tls: ssl.SSLContext | None, prepare: Prepare, timeout_s: float
-    ) -> None:
+    def __init__(self, address: Address, prepare: Prepare, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._tls = tls
         self._prepare = prepare
         self._phase = Phase.DOWN
         self._wire: Wire | None = None
@@ -118,60 +125,49 @@ class Link:
     async def _try(self) -> Wire | None:
         """A connection that serves, or None. A wire that is lost meanwhile is noticed by `_keep`."""
         self._step(Event.TRY)
-        loop = asyncio.get_running_loop()
-        wire = Wire(loop, self._timeout_s)
-        host, port = self._address.host, self._address.port
+        wire: Wire | None = None
         try:
             async with asyncio.timeout(TRY_S):
-                await loop.create_connection(lambda: wire, host, port, ssl=self._tls)
-                await self._greet(wire)
+                wire = await Wire.connect(self._address.connection(), self._timeout_s)
                 await self._prepare(wire)
-        except StoreMisconfigured:
-            await wire.aclose("it refused us")
+        except (RedisError, OSError, TimeoutError, StoreGone) as error:
+            if wire is not None:
+                await wire.aclose("it could not be used")
             self._step(Event.LOST)
-            raise
-        except ssl.SSLCertVerificationError as error:
-            await wire.aclose("its certificate is not valid")
-            self._step(Event.LOST)
-            raise StoreMisconfigured(
-                f"the certificate of redis at {self._address.id} is not valid for it: "
-                f"{error.verify_message}; name its CA with `?ca_file=PATH`"
-            ) from None
-        except (OSError, TimeoutError, StoreGone) as error:
-            await wire.aclose("it could not be reached")
-            self._step(Event.LOST)
+            if misconfigured := self._misconfigured(error):
+                raise misconfigured from None
             LOG.debug("redis at %s cannot be reached: %s", self._address.id, type(error).__name__)
             return None
         except BaseException:
-            await wire.aclose("the gateway closed it")
+            if wire is not None:
+                await wire.aclose("the gateway closed it")
             raise
         self._step(Event.READY)
         self._wire = wire
         return wire
 
-    async def _greet(self, wire: Wire) -> None:
-        address = self._address
-        if address.password is not None:
-            login = (address.username, address.password) if address.username else (address.password,)
-            await self._require(wire, "AUTH", *login)
-        if address.db:
-            await self._require(wire, "SELECT", str(address.db))
-        await self._require(wire, "PING")
-
-    async def _require(self, wire: Wire, *command: str) -> None:
-        reply = await wire.call(*command, timeout_s=TRY_S)
-        if isinstance(reply, hiredis.ReplyError):
-            code = str(reply).split(" ", 1)[0]
-            if code in TRANSIENT:
-                raise StoreGone(code)
-            raise StoreMisconfigured(
-                f"redis at {self._address.id} refuses `{command[0]}` with `{code}`; "
+    def _misconfigured(self, error: BaseException) -> StoreMisconfigured | None:
+        """What waiting cannot mend: a certificate, a password or a database that is wrong."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return StoreMisconfigured(
+                    f"the certificate of redis at {self._address.id} is not valid for it: "
+                    f"{cause.verify_message}; name its CA with `?ca_file=PATH`"
+                )
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(error, (AuthenticationError, AuthorizationError, ResponseError)) and not isinstance(
+            error, TRANSIENT
+        ):
+            return StoreMisconfigured(
+                f"redis at {self._address.id} refuses us ({type(error).__name__}); "
                 f"check user, password and database in the Redis URL"
             )
+        return None
 
     def _step(self, event: Event) -> None:
         self._phase = TRANSITIONS[self._phase, event]
 
 
 # Errors that pass by themselves, and that another connection may not meet.
-TRANSIENT: Final = frozenset({"LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "BUSY", "TRYAGAIN"})
+TRANSIENT: Final = (BusyLoadingError, MasterDownError, ReadOnlyError, ClusterDownError, TryAgainError)

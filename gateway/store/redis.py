@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
 
-import hiredis
+from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.facts import Limits
 from gateway.store.address import Address, parse_url
@@ -29,7 +29,7 @@ from gateway.store.link import TRY_S, Link
 from gateway.store.memory import NowMs, wall_ms
 from gateway.store.owed import Owed, Settle
 from gateway.store.scripts import Script, Scripts, load_scripts
-from gateway.store.wire import TIMEOUT_S, Argument, StoreGone, Wire
+from gateway.store.wire import TIMEOUT_S, Argument, StoreGone, Wire, code_of
 
 PAID_AT_ONCE: Final = 500  # digests in one command
 
@@ -51,7 +51,7 @@ class RedisStore:
     def __init__(
         self, address: Address, epochs: EpochMemory, replicas: int, now_ms: NowMs | None, timeout_s: float
     ) -> None:
-        self._link = Link(address, address.tls_context(), self._prepare, timeout_s)
+        self._link = Link(address, self._prepare, timeout_s)
         self._address_id = address.id
         self._epochs = epochs
         self._replicas = replicas
@@ -84,6 +84,8 @@ class RedisStore:
         if replicas < 1:
             raise ValueError(f"`replicas` is `{replicas}`; it must be the number of workers, 1 or more")
         address = parse_url(url)
+        if address.tls:
+            address.require_readable_ca()
         store = cls(address, EpochMemory.open(state_dir, address.id), replicas, now_ms, timeout_s)
         await store._link.open()
         if store._link.wire is None:
@@ -150,7 +152,7 @@ class RedisStore:
             reply = await wire.call("GET", self._names_of(tenant).value + key)
         except StoreGone:
             return None
-        if isinstance(reply, hiredis.ReplyError):
+        if isinstance(reply, ResponseError):
             self._refused(wire, reply)
             return None
         return cast(bytes | None, reply)
@@ -160,7 +162,7 @@ class RedisStore:
         if wire is None:
             return False
         try:
-            return not isinstance(await wire.call("PING"), hiredis.ReplyError)
+            return not isinstance(await wire.call("PING"), ResponseError)
         except StoreGone:
             return False
 
@@ -193,24 +195,23 @@ class RedisStore:
         started_s = asyncio.get_running_loop().time()
         try:
             reply = await wire.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
-            if type(reply) is hiredis.ReplyError and str(reply).startswith("NOSCRIPT"):
+            if isinstance(reply, NoScriptError):
                 # Someone emptied the script cache: the one case that takes two round trips.
                 async with asyncio.timeout_at(started_s + wire.timeout_s):
                     reply = await wire.call("EVAL", script.source, len(keys), *keys, *arguments)
         except (StoreGone, TimeoutError):
             return None
-        if isinstance(reply, hiredis.ReplyError):
+        if isinstance(reply, ResponseError):
             self._refused(wire, reply)
             return None
         return reply
 
-    def _refused(self, wire: Wire, reply: hiredis.ReplyError) -> None:
+    def _refused(self, wire: Wire, reply: ResponseError) -> None:
         """Redis answers with an error: full, read-only, loading, not allowed. That is as good as gone.
 
         What the refused request leaves behind is owed, and the next connection serves only once it is paid.
         """
-        code = str(reply).split(" ", 1)[0]
-        wire.end(f"it answers `{code}`")
+        wire.end(f"it answers `{code_of(reply)}`")
 
     def _told(self, settle: Settle) -> bool:
         """Sends a settle without waiting for it; commands on one connection keep their order."""
@@ -357,8 +358,8 @@ def run_id(info: Any) -> str:
 
 def answer_or_gone(reply: Any) -> None:
     """Raises `StoreGone` for an error: a connection that cannot be prepared does not serve."""
-    if isinstance(reply, hiredis.ReplyError):
-        raise StoreGone(str(reply).split(" ", 1)[0])
+    if isinstance(reply, ResponseError):
+        raise StoreGone(code_of(reply))
 
 
 def ignore_outcome(future: asyncio.Future[Any]) -> None:

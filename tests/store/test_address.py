@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 import trustme
+from redis.asyncio.connection import SSLConnection
 
 from gateway.facts import Limits
 from gateway.store.address import Address, StoreMisconfigured, parse_url
@@ -60,15 +61,16 @@ def test_no_credential_is_shown() -> None:
 
 
 def test_certificates_are_always_verified() -> None:
-    context = parse_url("rediss://h").tls_context()
-    assert context is not None
+    connection = parse_url("rediss://h").connection()
+    assert isinstance(connection, SSLConnection)
+    context = connection.ssl_context.get()
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-    assert parse_url("redis://h").tls_context() is None
+    assert not isinstance(parse_url("redis://h").connection(), SSLConnection)
 
 
 def test_a_ca_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreMisconfigured) as refused:
-        parse_url(f"rediss://h?ca_file={tmp_path}/none.pem").tls_context()
+        parse_url(f"rediss://h?ca_file={tmp_path}/none.pem").require_readable_ca()
     assert str(refused.value) == (
         f"the CA file `{tmp_path}/none.pem` of the Redis URL cannot be used (No such file or directory); "
         "name a file in PEM format"

@@ -356,7 +356,7 @@ async def test_a_wrong_password_is_said_at_once_and_never_shown(tmp_path: Path) 
             await RedisStore.open(f"redis://:hunter2@127.0.0.1:{server.port}/0")
         assert "hunter2" not in str(refused.value)
         assert str(refused.value) == (
-            f"redis at redis://127.0.0.1:{server.port}/0 refuses `AUTH` with `WRONGPASS`; "
+            f"redis at redis://127.0.0.1:{server.port}/0 refuses us (AuthenticationError); "
             "check user, password and database in the Redis URL"
         )
         store = await RedisStore.open(f"redis://:right@127.0.0.1:{server.port}/3")
