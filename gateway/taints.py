@@ -35,19 +35,21 @@ class RememberedTaints:
 
 
 def known_taint(names: frozenset[str], vocabulary: Vocabulary, caller: Caller) -> Labels | None:
-    """The labels with these names. A name that today's vocabulary lacks stands for the caller's ceiling:
-    what it meant can no longer be judged."""
+    """The labels with these names. A name that today's vocabulary lacks stands for the caller's ceiling: what
+    it meant can no longer be judged. The other names still count: one may lie above a ceiling of today."""
     if not names:
         return None
-    if not names <= frozenset(vocabulary.words()):
-        return caller.ceiling
-    return vocabulary.from_names(names)
+    known = names & frozenset(vocabulary.words())
+    labels = vocabulary.from_names(known)
+    return labels if known == names else vocabulary.union(labels, caller.ceiling)
 
 
 def corrected(
     taint: Labels | None, entered: Entered, vocabulary: Vocabulary, caller: Caller
 ) -> Labels | None:
-    """The taint to judge again with, after the store refused a guess."""
-    told = caller.ceiling if entered.unreadable else known_taint(entered.taint, vocabulary, caller)
-    known = [labels for labels in (taint, told) if labels is not None]
+    """The taint to judge again with, after the store refused a guess. An unreadable past means the ceiling,
+    beside whatever of it could be read."""
+    told = known_taint(entered.taint, vocabulary, caller)
+    unread = caller.ceiling if entered.unreadable else None
+    known = [labels for labels in (taint, told, unread) if labels is not None]
     return vocabulary.union(*known) if known else None
