@@ -83,7 +83,7 @@ class TenantKeys:
         except FileNotFoundError:
             raise KeyFileInvalid(
                 f"there is no master key at `{path}`; "
-                f"make one with `(umask 077; head -c {MASTER_BYTES} /dev/urandom > {path})`"
+                f"make one with `douane init --state-dir {path.parent}`"
             ) from None
         except OSError as error:
             raise KeyFileInvalid(f"the master key `{path}` cannot be read: {error.strerror}") from None

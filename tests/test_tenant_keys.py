@@ -117,7 +117,7 @@ def test_a_missing_key_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(KeyFileInvalid) as refused:
         TenantKeys.from_file(path)
     assert str(refused.value) == (
-        f"there is no master key at `{path}`; make one with `(umask 077; head -c 32 /dev/urandom > {path})`"
+        f"there is no master key at `{path}`; make one with `douane init --state-dir {tmp_path}`"
     )
 
 
