@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,9 @@ def demo_checkpoint(shared: Path) -> Path:
 
 
 @contextmanager
-def running_real_engine(checkpoint: Path, folder: Path) -> Iterator[Engine]:
+def running_real_engine(
+    checkpoint: Path, folder: Path, environ: Mapping[str, str] | None = None
+) -> Iterator[Engine]:
     """Serves the checkpoint on a free port until the block ends."""
     secret_file, printed, port = folder / "engine-secret", folder / "engine-printed.txt", free_port()
     secret_file.write_text(SECRET)
@@ -60,7 +63,7 @@ def running_real_engine(checkpoint: Path, folder: Path) -> Iterator[Engine]:
         process = subprocess.Popen(
             [sys.executable, "-m", "local_engine", "serve", "--model", str(checkpoint), "--port", str(port),
              "--secret-file", str(secret_file)],
-            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+            cwd=ROOT, env={**os.environ, **(environ or {})}, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     engine = Engine(f"http://127.0.0.1:{port}", checkpoint, process, printed)
     try:
