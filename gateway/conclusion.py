@@ -21,6 +21,7 @@ from gateway.receipts.delivery import HEADER, header_value
 from gateway.receipts.digest import body_digest
 from gateway.receipts.lookup import storage_key
 from gateway.receipts.receipt import AnswerClaim, Outcome
+from gateway.residency import permitted_now
 from gateway.store.base import Leaving, Put, Reservation
 from gateway.trail import Trail
 
@@ -152,7 +153,10 @@ def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> t
     ttl_s = context.settings.receipt_ttl_s
     if receipt is None or trail.caller is None or trail.permitted is None or not ttl_s:
         return ()
-    if context.store_place is None or not trail.permitted.allows(Action.RECORD, context.store_place):
+    if context.store_place is None or not all(
+        permitted.allows(Action.RECORD, context.store_place)
+        for permitted in (trail.permitted, permitted_now(trail, context))
+    ):
         return ()
     key = storage_key(trail.receipt_id)
     sealed = context.tenant_keys.seal(trail.caller.tenant, key.encode(), receipt.encode())

@@ -16,11 +16,12 @@ from gateway.conclusion import answer_headers, conclude, whole_answer
 from gateway.context import GatewayContext
 from gateway.hangup import Hangup
 from gateway.ingress import Headers, Reply
-from gateway.places import Place
+from gateway.places import Action, Place
 from gateway.receipts.assemble import Ending
 from gateway.receipts.delivery import stream_comment
 from gateway.receipts.digest import StreamDigest
 from gateway.receipts.receipt import AnswerClaim, CacheOrigin
+from gateway.residency import permitted_now
 from gateway.routing.attempts import Reached, Tried, count_fault, release
 from gateway.store.base import Put
 from gateway.trail import Trail
@@ -169,7 +170,9 @@ def cached_answer(
 
 
 def cache_put(cached: CachedAnswer | None, trail: Trail, context: GatewayContext) -> tuple[Put, ...]:
-    if cached is None or trail.cache_key is None or trail.caller is None:
+    if cached is None or trail.cache_key is None or trail.caller is None or context.store_place is None:
+        return ()
+    if not permitted_now(trail, context).allows(Action.CACHE, context.store_place):
         return ()
     sealed = seal_entry(cached, trail.cache_key, trail.caller.tenant, context.tenant_keys)
     return (Put(trail.cache_key, sealed, context.settings.cache_ttl_s),) if sealed is not None else ()

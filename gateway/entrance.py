@@ -9,6 +9,7 @@ from gateway.conversation import known_names
 from gateway.facts import Caller, Limits, above_ceiling
 from gateway.places import Action
 from gateway.policy.bundle import Bundle
+from gateway.residency import permitted_now
 from gateway.store.base import Entered, Entry, Reservation
 from gateway.trail import Trail
 
@@ -140,7 +141,10 @@ async def look_up(entered: Entered, trail: Trail, context: GatewayContext) -> Ca
         return None
     assert trail.cache_key is not None and trail.caller is not None and trail.permitted is not None
     cached = open_entry(entered.cached, trail.cache_key, trail.caller.tenant, context.tenant_keys)
-    if cached is not None and authorised(cached, trail.permitted, context.store_place):
+    if cached is not None and all(
+        authorised(cached, permitted, context.store_place)
+        for permitted in (trail.permitted, permitted_now(trail, context))
+    ):
         trail.cache = "hit"
         return cached
     trail.cache_key, trail.cache = None, "miss"

@@ -64,6 +64,16 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
         http = await stack.enter_async_context(open_http(tls=backend_tls(settings)))
         backends = Backends(settings, http, keys)
         backends.rebuild(bundle)
+
+        def put_in_force(bundle: Bundle) -> None:
+            try:
+                backends.rebuild(bundle)
+            except (SettingsInvalid, ValueError) as error:
+                problem = Problem(
+                    "places.yaml", 0, None, str(error), "the places and the settings must agree"
+                )
+                raise PolicyInvalid([problem]) from error
+
         policies = Policies(
             settings.policies,
             bundle,
@@ -71,7 +81,7 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
             (PolicyInvalid, PolicyTestsFailed),
             audit,
             metrics,
-            backends.rebuild,
+            put_in_force,
         )
         started = Started(
             __version__, settings.gateway_place, bundle.revision, bundle.serial, settings.audit_durability,

@@ -33,16 +33,25 @@ class Policies:
         self._audit = audit
         self._metrics = metrics
         self._seen = fingerprint(directory)
+        self._one_at_a_time = asyncio.Lock()  # or a slow load could undo a later one
         metrics.policy_serial.set(bundle.serial)
 
     async def reload(self) -> bool:
         """Loads the directory again; True when another revision is now in force.
 
-        A bundle that does not load is logged, counted and recorded, and the last good one stays.
+        A bundle that does not load, or whose backends cannot be built, is logged, counted and recorded, and
+        the last good one stays.
         """
+        async with self._one_at_a_time:
+            return await self._reload()
+
+    async def _reload(self) -> bool:
         self._seen = fingerprint(self._directory)
         try:
             bundle = await asyncio.to_thread(self._load, self._directory)
+            if bundle.revision == self.current.revision:
+                return False
+            self._in_force(bundle)
         except self._refusals as refused:
             self._metrics.policy_loads.labels("refused").inc()
             # A bundle is the operator's text, not a caller's: its problems may be logged in full.
@@ -50,9 +59,12 @@ class Policies:
             problems = places_of(refused)
             await self._record(PolicyRefused(self.current.revision, len(problems), problems))
             return False
-        if bundle.revision == self.current.revision:
+        except Exception:
+            # Whatever else a load meets must not end the watching.
+            self._metrics.policy_loads.labels("refused").inc()
+            logs.event("policy_unreadable", logging.ERROR, exc_info=True, kept=self.current.revision)
+            await self._record(PolicyRefused(self.current.revision, 0, ()))
             return False
-        self._in_force(bundle)
         before, self.current = self.current, bundle
         self._metrics.policy_loads.labels("loaded").inc()
         self._metrics.policy_serial.set(bundle.serial)

@@ -6,7 +6,17 @@ from gateway import errors
 from gateway.context import GatewayContext
 from gateway.places import Action
 from gateway.policy.alternative import nearest_alternative
+from gateway.policy.permit import Permitted, permit
 from gateway.trail import Trail
+
+
+def permitted_now(trail: Trail, context: GatewayContext) -> Permitted:
+    """What the bundle in force permits: a copy must suit it as well as the one the request came in under."""
+    assert trail.permitted is not None and trail.facts is not None
+    current = context.policies.current
+    if current.revision == trail.permitted.revision:
+        return trail.permitted
+    return permit(trail.facts, current)
 
 
 def require_permitted(trail: Trail, context: GatewayContext) -> None:

@@ -60,15 +60,16 @@ async def attempt_in_order(
     """Tries each attempt until one answers; appends every try to `tried`, also when it raises.
 
     `still_permitted` is asked before each try, so that a bundle that was swapped meanwhile can only
-    withdraw places. A stream's place stays counted as busy until `release` is called for it.
+    withdraw places; so does a place that now stands elsewhere under its name, or has no backend any more.
+    A stream's place stays counted as busy until `release` is called for it.
     Raises `UpstreamRefused`, `ContextLengthExceeded`, `UpstreamMisconfigured`,
     `PermittedBackendSaturated` or `PermittedBackendUnavailable`.
     """
     faults: list[BackendFault] = []
     for attempt in decision.attempts:
         tries_left = None
-        while still_permitted(attempt):
-            outcome = await attempt_once(attempt, chat, request_id, backends, health, clock, tried)
+        while (backend := backend_of(attempt, backends)) is not None and still_permitted(attempt):
+            outcome = await attempt_once(attempt, chat, request_id, backend, health, clock, tried)
             if isinstance(outcome, Reached):
                 return outcome
             faults.append(outcome)
@@ -83,16 +84,22 @@ async def attempt_in_order(
     raise exhausted(decision, faults)
 
 
+def backend_of(attempt: Attempt, backends: Mapping[str, Backend]) -> Backend | None:
+    """The backend at the very place that was permitted, not merely under its name."""
+    backend = backends.get(attempt.place.id)
+    return backend if backend is not None and backend.place == attempt.place else None
+
+
 async def attempt_once(
     attempt: Attempt,
     chat: ChatRequest,
     request_id: str,
-    backends: Mapping[str, Backend],
+    backend: Backend,
     health: Health,
     clock: Clock,
     tried: list[Tried],
 ) -> Reached | BackendFault:
-    place, backend = attempt.place, backends[attempt.place.id]
+    place = attempt.place
     health.started(place.id, clock.monotonic_s())
     try:
         answer: Answer | AnswerStream
