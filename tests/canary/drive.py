@@ -37,13 +37,14 @@ def chat(text: str, **fields: Any) -> dict[str, Any]:
     return {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": text}], **fields}
 
 
-def tool_history(tokens: Tokens) -> list[dict[str, Any]]:
+def tool_history(tokens: Tokens, **user: str) -> list[dict[str, Any]]:
+    """A conversation with a tool; `user` holds further fields of its first turn."""
     arguments = json.dumps({tokens.new("tool argument's name"): tokens.new("tool argument")})
     call = {"id": f"call_{tokens.new('tool call id')}", "type": "function"}
     function = {"name": f"f_{tokens.new('tool name')}", "arguments": arguments}
     return [
         {"role": "system", "content": tokens.new("system message")},
-        {"role": "user", "content": [{"type": "text", "text": tokens.new("text part")}], "name": tokens.new("user name")},
+        {"role": "user", "content": [{"type": "text", "text": tokens.new("text part")}], **user},
         {"role": "assistant", "content": None, "reasoning": tokens.new("reasoning"), "tool_calls": [{**call, "function": function}]},
         {"role": "tool", "tool_call_id": call["id"], "content": tokens.new("tool result")},
         {"role": "user", "content": tokens.new("last message")},
@@ -128,7 +129,7 @@ def drive_answers(gateway: GatewayProcess, tokens: Tokens) -> list[Said]:
     called = json.dumps({"a": tokens.new("called argument")})
     name = tools[0]["function"]["name"]  # type: ignore[index]
     said += [
-        caller.ask(messages=tool_history(tokens), tools=tools, max_tokens=20),
+        caller.ask(messages=tool_history(tokens, name=tokens.new("user name")), tools=tools, max_tokens=20),
         caller.ask(messages=tool_history(tokens), tools=tools, model="gpt-oss-120b", stream=True),
         caller.ask(f"[[call {name} {called}]]", tools=tools, model="gpt-oss-120b"),
         caller.ask(f"[[call {name} {called}]]", tools=tools, model="gpt-oss-120b", stream=True, seed=None),
