@@ -9,16 +9,15 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.settings import Settings, SettingsInvalid
+from gateway.transport import HeadWithBody
 
-COLLECT_AFTER = (
-    20_000  # container objects more than were let go, before the collector looks at the young ones
-)
+COLLECT_AFTER = 20_000  # container objects more than were let go, before the young ones are looked at
 
 
 def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protocol]:
@@ -37,7 +36,8 @@ def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protoco
         head_begun = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            self.answers = HeadWithBody(transport, self.loop)
+            super().connection_made(cast(asyncio.Transport, self.answers))
             self.await_head()
 
         def await_head(self) -> None:
@@ -65,6 +65,7 @@ def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protoco
             if self.fields_bytes > limit_bytes:
                 self.refuse_head(431, "Request Header Fields Too Large")
             else:
+                self.answers.expect_head()
                 super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
