@@ -52,6 +52,8 @@ class BackendState:
         return replace(self, failures=0, open_until_s=0.0, cooldown_s=COOLDOWN_S, trial_running=False)
 
     def failed(self, now_s: float) -> BackendState:
+        if self.failures >= FAILURES_TO_OPEN and now_s < self.open_until_s:
+            return self  # open: a request that began before says nothing new, and must not prolong it
         failures = self.failures + 1
         if failures < FAILURES_TO_OPEN:
             return replace(self, failures=failures, trial_running=False)

@@ -63,9 +63,19 @@ def wrong_requests(tokens: Tokens) -> Iterator[tuple[int, bytes, dict[str, str]]
         (400, {"tools": [{"type": tokens.new("tool type"), "function": {"name": tokens.new("function")}}]}),
         (400, {"tools": [{"type": "function", "function": {"name": f"{tokens.new('bad name')} !"}}]}),
         (400, {"messages": [{"role": tokens.new("role"), "content": text}]}),
-        (400, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": tokens.new("image")}]}]}),
+        (
+            400,
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": tokens.new("image")}]}
+                ]
+            },
+        ),
         (400, {"messages": [{"role": "user", tokens.new("field of a message"): text}]}),
-        (400, {"response_format": {"type": "json_schema", "json_schema": {"name": tokens.new("schema") + "?"}}}),
+        (
+            400,
+            {"response_format": {"type": "json_schema", "json_schema": {"name": tokens.new("schema") + "?"}}},
+        ),
         (400, {"functions": [{"name": tokens.new("deprecated function")}]}),
         (400, {"user": tokens.new("user") * 40}),
         (404, {"model": tokens.new("model")}),
@@ -76,7 +86,11 @@ def wrong_requests(tokens: Tokens) -> Iterator[tuple[int, bytes, dict[str, str]]
     yield 400, b'{"messages": [{"content": "' + malformed.encode(), {}
     yield 400, malformed.encode(), {}
     yield 400, f'["{malformed}"]'.encode(), {}
-    yield 400, b'{"model":"gpt-oss-20b","messages":[{"role":"user","content":"' + malformed.encode() + b'\xff"}]}', {}
+    yield (
+        400,
+        b'{"model":"gpt-oss-20b","messages":[{"role":"user","content":"' + malformed.encode() + b'\xff"}]}',
+        {},
+    )
     good = json.dumps(chat(text)).encode()
     yield 400, good, {"x-douane-labels": tokens.new("label header")}
     yield 400, good, {"x-douane-labels": f"personal, {tokens.new('second label')}"}
@@ -103,7 +117,9 @@ def drive_refusals(gateway: GatewayProcess, tokens: Tokens) -> None:
     for line in (f"{tokens.new('not http')}\r\n\r\n", f"GET /{tokens.new('bad version')} HTTP/9\r\n\r\n",
                  f"POST {CHAT} HTTP/1.1\r\n{tokens.new('bad header')}\r\n\r\n",
                  f"GET / HTTP/1.1\r\nx-a: {tokens.new('large header') * 4000}\r\n\r\n"):  # fmt: skip
-        with socket.create_connection(("127.0.0.1", httpx.URL(gateway.url).port or 80), timeout=10) as connection:
+        with socket.create_connection(
+            ("127.0.0.1", httpx.URL(gateway.url).port or 80), timeout=10
+        ) as connection:
             with contextlib.suppress(OSError):
                 connection.sendall(line.encode())
                 connection.recv(4096)
@@ -115,7 +131,10 @@ def drive_answers(gateway: GatewayProcess, tokens: Tokens) -> list[Said]:
     metadata = {"session_id": tokens.new("session id"), "x": tokens.new("metadata")}
     said = []
     for stream in (False, True, False):
-        for model in ("gpt-oss-20b", "gpt-oss-120b"):  # the engine has the first, Bedrock echoes with the second
+        for model in (
+            "gpt-oss-20b",
+            "gpt-oss-120b",
+        ):  # the engine has the first, Bedrock echoes with the second
             headers = {f"x-{tokens.new('header name')}": tokens.new("header"), "x-douane-backend": tokens.new("spoof"),
                        "user-agent": tokens.new("user agent"), "x-forwarded-for": tokens.new("forwarded")}  # fmt: skip
             said.append(caller.ask(
@@ -156,7 +175,10 @@ def drive_faults(gateway: GatewayProcess, tokens: Tokens, regions: Regions) -> N
             regions.mark()
             regions.give(ALL, fault)
             gateway.caller().ask(
-                tokens.new(f"prompt at {fault.kind} {fault.code}"), model="gpt-oss-120b", stream=stream, labels="personal"
+                tokens.new(f"prompt at {fault.kind} {fault.code}"),
+                model="gpt-oss-120b",
+                stream=stream,
+                labels="personal",
             )
     regions.mark()
 
@@ -199,7 +221,9 @@ def script_says(said: Said, script: ScriptedEngine) -> bool:
 
 def drive_limits(gateway: GatewayProcess, tokens: Tokens) -> None:
     """A caller's own limit: the test's bundle gives this tenant two requests a minute."""
-    statuses = [gateway.caller(GLOBEX).ask(tokens.new("prompt over a limit"), max_tokens=2).status for _ in range(4)]
+    statuses = [
+        gateway.caller(GLOBEX).ask(tokens.new("prompt over a limit"), max_tokens=2).status for _ in range(4)
+    ]
     assert statuses[-1] == 429, statuses
 
 
@@ -216,9 +240,7 @@ def drive_hangup(gateway: GatewayProcess, tokens: Tokens, script: ScriptedEngine
     script.reset()
 
 
-def end_in_the_middle(
-    gateway: GatewayProcess, tokens: Tokens, script: ScriptedEngine, number: int
-) -> int:
+def end_in_the_middle(gateway: GatewayProcess, tokens: Tokens, script: ScriptedEngine, number: int) -> int:
     """Signals the gateway while it streams; its exit status."""
     script.reset()
     script.pause_s, script.text = 0.4, f"{tokens.new('answer at the end')} b c d"

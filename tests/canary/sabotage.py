@@ -162,12 +162,16 @@ class SabotagedAudit:
         await self.inner.aclose()
 
 
-async def serve_sabotaged(settings: Settings, demo_keys: Mapping[str, str], started: Callable[[int], None]) -> None:
+async def serve_sabotaged(
+    settings: Settings, demo_keys: Mapping[str, str], started: Callable[[int], None]
+) -> None:
     """`gateway.serving.serve` with a backend that can be told to fail."""
     await serve_with(settings, demo_keys, started, flaky=False)
 
 
-async def serve_flaky(settings: Settings, demo_keys: Mapping[str, str], started: Callable[[int], None]) -> None:
+async def serve_flaky(
+    settings: Settings, demo_keys: Mapping[str, str], started: Callable[[int], None]
+) -> None:
     """The same with a store and an audit that fail now and then."""
     await serve_with(settings, demo_keys, started, flaky=True)
 

@@ -72,7 +72,12 @@ def evidence(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             scripted = {**shared, "engine_url": script.url, "engine_secret": SCRIPTED_SECRET}
             (base / "engine").mkdir()
             with running_real_engine(checkpoint, base / "engine", environ) as engine:
-                real = {**shared, "engine_url": engine.url, "engine_secret": SECRET, "engine_models": ["gpt-oss-20b"]}
+                real = {
+                    **shared,
+                    "engine_url": engine.url,
+                    "engine_secret": SECRET,
+                    "engine_models": ["gpt-oss-20b"],
+                }
                 with running_gateway(base / "real", real, environ=environ) as gateway:
                     drive.drive_refusals(gateway, found.tokens)
                     found.seen["answers"] = drive.drive_answers(gateway, found.tokens)
@@ -94,7 +99,9 @@ def evidence(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
                     found.places[f"/metrics of {composition}"] = gateway.http.get("/metrics").content
             for how in drive.CRASHES:
                 named = "tests.canary.sabotage:serve_sabotaged"
-                with running_gateway(base / f"crash-{how}", scripted, serve=named, environ=environ) as gateway:
+                with running_gateway(
+                    base / f"crash-{how}", scripted, serve=named, environ=environ
+                ) as gateway:
                     found.seen[how] = drive.crash(gateway, found.tokens, how)
         found.places["redis"] = dump(server)
         with redis.Redis(port=server.port) as client:
@@ -116,7 +123,9 @@ def test_the_places_that_were_searched_are_those_that_exist(evidence: Evidence) 
     assert {"printed.txt", "engine-printed.txt", "epochs.json", "dump.rdb", "redis"} <= names
     assert sum(name.endswith(".jsonl") for name in names) >= 4
     assert len(evidence.places["redis"]) > 10_000
-    assert all(b"douane_requests_total" in text for name, text in evidence.places.items() if "/metrics" in name)
+    assert all(
+        b"douane_requests_total" in text for name, text in evidence.places.items() if "/metrics" in name
+    )
 
 
 def test_a_token_planted_in_one_of_those_places_would_have_been_found(evidence: Evidence) -> None:

@@ -32,13 +32,17 @@ TOKEN = "kanari0123456789abcd"
     ],
 )
 def test_a_planted_token_is_found_in_each_form(form: str, planted: bytes) -> None:
-    assert Finding("prompt", form, "log") in search({"prompt": TOKEN}, {"log": b"before " + planted + b" after"})
+    assert Finding("prompt", form, "log") in search(
+        {"prompt": TOKEN}, {"log": b"before " + planted + b" after"}
+    )
 
 
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
 @pytest.mark.parametrize("before", range(7))
 @pytest.mark.parametrize("after", range(4))
-def test_a_planted_token_is_found_in_base64_at_each_alignment(encode: object, before: int, after: int) -> None:
+def test_a_planted_token_is_found_in_base64_at_each_alignment(
+    encode: object, before: int, after: int
+) -> None:
     assert callable(encode)
     planted = encode(b"\xff" * before + TOKEN.encode() + b"\xfe" * after)
 

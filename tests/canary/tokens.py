@@ -57,7 +57,9 @@ def search(tokens: Mapping[str, str], places: Mapping[str, bytes]) -> list[Findi
         for name, token in tokens.items():
             found += [Finding(name, form, place) for form, data in forms(token).items() if data in lowered]
             # A token is letters and digits, so both alphabets of base64 write it alike.
-            found += [Finding(name, form, place) for form, data in base64_forms(token).items() if data in content]
+            found += [
+                Finding(name, form, place) for form, data in base64_forms(token).items() if data in content
+            ]
     return found
 
 

@@ -122,7 +122,8 @@ def main() -> None:
             "before": describe(before), "away": describe(away), "back": describe(part(samples, BACK_AT_S, END_AT_S)),
         }  # fmt: skip
         added = {
-            f"added_{name}": round(described["away"][name] - described["before"][name], 2) for name in ("p50_ms", "p99_ms", "max_ms")
+            f"added_{name}": round(described["away"][name] - described["before"][name], 2)
+            for name in ("p50_ms", "p99_ms", "max_ms")
         }
         report[kind] = {**described, **added}
     sys.stdout.write(json.dumps(report, indent=2) + "\n")

@@ -1,0 +1,255 @@
+"""Trying in order: what is tried again, what is given up, and what never happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway import errors
+from gateway.backends import base
+from gateway.backends.base import Answer, AnswerStream, BackendFault, Chunk, Upstream, Usage
+from gateway.clock import ManualClock
+from gateway.facts import Facts
+from gateway.labels import Labels
+from gateway.openai import ChatRequest
+from gateway.places import Place
+from gateway.policy.permit import permit
+from gateway.routing.attempt import Attempt
+from gateway.routing.attempts import Reached, Tried, attempt_in_order
+from gateway.routing.health import Health
+from gateway.routing.plan import Decision, Skipped
+from tests.backends.support import chat
+from tests.policy.bundles import loaded_default
+
+BUNDLE = loaded_default().bundle
+PERMITTED = permit(Facts("demo", "DE", "general", "gpt-oss-20b", Labels("public", frozenset())), BUNDLE)
+UPSTREAM = Upstream("127.0.0.1", None, "id", False)
+ANSWER = Answer({"id": "x"}, Usage(1, 1), UPSTREAM)
+NAMES = ("local-engine", "bedrock-frankfurt", "bedrock-milan")
+
+
+class OneChunk:
+    """A stream whose first chunk is there, and which then breaks."""
+
+    upstream = UPSTREAM
+
+    async def __aiter__(self) -> AsyncIterator[tuple[Chunk, ...]]:  # type: ignore[override]
+        yield (Chunk(b"{}"),)
+        raise base.Broken("cut")
+
+    async def aclose(self) -> None:
+        return None
+
+
+@dataclass
+class Scripted:
+    """Fails with each of `faults` in turn, then answers."""
+
+    place: Place
+    faults: list[BackendFault | BaseException] = field(default_factory=list)
+    calls: int = 0
+
+    def unsupported(self, chat: ChatRequest) -> tuple[str, ...]:
+        return ()
+
+    async def complete(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> Answer:
+        self.calls += 1
+        if self.faults:
+            raise self.faults.pop(0)
+        return ANSWER
+
+    async def stream(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> AnswerStream:
+        await self.complete(attempt, chat, request_id)
+        return OneChunk()  # type: ignore[return-value]
+
+    async def probe(self) -> None:
+        return None
+
+
+@dataclass
+class Run:
+    """One run over three permitted places; `still` decides about each further try."""
+
+    backends: dict[str, Scripted] = field(
+        default_factory=lambda: {name: Scripted(BUNDLE.places[name]) for name in NAMES}
+    )
+    health: Health = field(default_factory=Health)
+    tried: list[Tried] = field(default_factory=list)
+    withdrawn: set[str] = field(default_factory=set)
+    skipped: tuple[Skipped, ...] = ()
+    attempted: tuple[str, ...] = NAMES
+
+    async def go(self, *, stream: bool = False) -> Reached:
+        decision = Decision(
+            "route",
+            tuple(Attempt(BUNDLE.places[name], PERMITTED, 1.0, 1.0) for name in self.attempted),
+            self.skipped,
+        )
+        return await attempt_in_order(
+            decision, chat(stream=stream), "req", self.backends, self.health, ManualClock(),
+            lambda attempt: attempt.place.id not in self.withdrawn, self.tried,
+        )  # fmt: skip
+
+    def outcomes(self) -> list[tuple[str, str]]:
+        return [(one.place.id, one.outcome) for one in self.tried]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "tries", "counts"),
+    [
+        (base.Unreachable, 1, True),
+        (base.TimedOut, 1, True),
+        (base.Throttled, 2, False),
+        (base.Saturated, 1, False),
+        (base.NotReady, 3, False),
+        (base.ServerFault, 2, True),
+        (base.Broken, 2, True),
+    ],
+)
+async def test_each_kind_of_fault_is_tried_again_as_its_table_says(
+    kind: type[BackendFault], tries: int, counts: bool, stream: bool
+) -> None:
+    run = Run()
+    run.backends["local-engine"].faults = [kind("x") for _ in range(9)]
+
+    reached = await run.go(stream=stream)
+
+    assert reached.attempt.place.id == "bedrock-frankfurt"
+    assert run.backends["local-engine"].calls == tries == kind.retry_here + 1
+    assert run.outcomes() == [("local-engine", kind.kind)] * tries + [("bedrock-frankfurt", "answered")]
+    assert run.health.state("local-engine").failures == (tries if counts else 0)
+    assert run.health.state("local-engine").in_flight == 0
+    assert run.health.state("bedrock-frankfurt").in_flight == (1 if stream else 0)
+    assert run.backends["bedrock-milan"].calls == 0
+
+
+async def test_a_second_try_that_answers_is_the_answer() -> None:
+    run = Run()
+    run.backends["local-engine"].faults = [base.ServerFault("x")]
+
+    assert (await run.go()).answer is ANSWER
+    assert run.outcomes() == [("local-engine", "server_fault"), ("local-engine", "answered")]
+    assert run.health.state("local-engine").failures == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (base.Refused("x"), errors.UpstreamRefused),
+        (base.Refused("x", code="context_length_exceeded"), errors.ContextLengthExceeded),
+        (base.Misconfigured("x"), errors.UpstreamMisconfigured),
+    ],
+)
+async def test_what_another_place_would_refuse_too_is_not_tried_there(
+    fault: BackendFault, error: type[errors.DouaneError]
+) -> None:
+    run = Run()
+    run.backends["local-engine"].faults = [fault]
+
+    with pytest.raises(error):
+        await run.go()
+
+    assert run.outcomes() == [("local-engine", fault.kind)]
+
+
+async def test_nothing_switches_after_the_first_byte() -> None:
+    """The stream is handed on as it is; that it breaks later is not a reason to ask anybody else."""
+    run = Run()
+
+    reached = await run.go(stream=True)
+    with pytest.raises(base.Broken):
+        async for _ in reached.answer:  # type: ignore[union-attr]
+            pass
+
+    assert run.outcomes() == [("local-engine", "answered")]
+    assert [run.backends[name].calls for name in NAMES] == [1, 0, 0]
+
+
+async def test_a_place_that_was_withdrawn_meanwhile_is_not_tried() -> None:
+    run = Run(withdrawn={"bedrock-frankfurt"})
+    run.backends["local-engine"].faults = [base.Unreachable("x")]
+
+    reached = await run.go()
+
+    assert reached.attempt.place.id == "bedrock-milan"
+    assert run.outcomes() == [
+        ("local-engine", "unreachable"), ("bedrock-frankfurt", "withdrawn"), ("bedrock-milan", "answered"),
+    ]  # fmt: skip
+    assert run.backends["bedrock-frankfurt"].calls == 0
+
+
+async def test_a_retry_at_the_same_place_is_withdrawn_too() -> None:
+    run = Run(withdrawn=set(NAMES[1:]))
+    engine = run.backends["local-engine"]
+    engine.faults = [base.ServerFault("x")]
+    complete = engine.complete
+
+    async def complete_and_withdraw(attempt: Attempt, chat: ChatRequest, request_id: str) -> Answer:
+        run.withdrawn.add("local-engine")
+        return await complete(attempt, chat, request_id)
+
+    engine.complete = complete_and_withdraw  # type: ignore[method-assign]
+
+    with pytest.raises(errors.PermittedBackendUnavailable):
+        await run.go()
+
+    assert engine.calls == 1
+    assert run.outcomes()[0] == ("local-engine", "server_fault")
+    assert {outcome for _, outcome in run.outcomes()[1:]} == {"withdrawn"}
+
+
+async def test_a_cancelled_try_frees_its_place_and_says_so() -> None:
+    import asyncio
+
+    run = Run()
+    run.backends["local-engine"].faults = [asyncio.CancelledError()]
+
+    with pytest.raises(asyncio.CancelledError):
+        await run.go()
+
+    assert run.outcomes() == [("local-engine", "cancelled")]
+    assert run.health.state("local-engine").in_flight == 0
+    assert run.health.state("local-engine").failures == 0
+
+
+async def test_when_all_are_full_the_caller_is_told_to_come_back() -> None:
+    run = Run()
+    for name, retry_after_s in zip(NAMES, (9.0, 4.0, 7.0), strict=True):
+        run.backends[name].faults = [base.Saturated("x", retry_after_s=retry_after_s)]
+
+    with pytest.raises(errors.PermittedBackendSaturated) as raised:
+        await run.go()
+
+    assert raised.value.retry_after_s == 4.0
+
+
+async def test_when_none_answers_the_caller_is_told_so() -> None:
+    run = Run()
+    for name in NAMES:
+        run.backends[name].faults = [base.Unreachable("x")]
+
+    with pytest.raises(errors.PermittedBackendUnavailable) as raised:
+        await run.go()
+
+    assert raised.value.retry_after_s is not None
+    assert len(run.outcomes()) == 3
+
+
+@pytest.mark.parametrize(
+    ("skipped", "error"),
+    [
+        ((Skipped("local-engine", "unsupported", ("seed",)),), errors.UnsupportedParameter),
+        ((Skipped("local-engine", "unsupported", ("seed",)), Skipped("x", "unconfigured")), errors.UnsupportedParameter),
+        ((Skipped("local-engine", "unsupported", ("seed",)), Skipped("x", "unavailable")), errors.PermittedBackendUnavailable),
+        ((Skipped("local-engine", "not_loaded"),), errors.PermittedBackendUnavailable),
+        ((), errors.PermittedBackendUnavailable),
+    ],
+)  # fmt: skip
+async def test_an_empty_plan_says_why(skipped: tuple[Skipped, ...], error: type[errors.DouaneError]) -> None:
+    with pytest.raises(error) as raised:
+        await Run(attempted=(), skipped=skipped).go()
+
+    assert raised.value.param == ("seed" if error is errors.UnsupportedParameter else None)
