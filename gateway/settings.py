@@ -25,6 +25,7 @@ from pydantic import (
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 MIB = 1024 * 1024
+PREFIX = "DOUANE_"
 
 
 def split_list(value: Any) -> Any:
@@ -121,7 +122,7 @@ class Settings(BaseModel):
     engine_place: str = Field(default="local-engine", description="Place id of that engine.")
     engine_url: str | None = Field(default=None, description="A local engine that is already running.")
     engine_secret: SecretStr | None = Field(default=None, description="Its bearer secret.")
-    engine_models: tuple[str, ...] | None = Field(
+    engine_models: Annotated[tuple[str, ...] | None, BeforeValidator(split_list)] = Field(
         default=None, description="Models that engine has loaded; default: all that its place may run."
     )
     engine_port: int = Field(
@@ -204,8 +205,9 @@ def read_variables(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str
         if variable in known:
             fields[known[variable]] = environ[variable]
         else:
-            near = difflib.get_close_matches(variable, known, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else "unset it"
+            # Compared without the prefix, which makes any two names alike.
+            near = difflib.get_close_matches(variable[len(PREFIX) :].lower(), Settings.model_fields, n=1)
+            hint = f"did you mean `{PREFIX}{near[0].upper()}`?" if near else "unset it"
             problems.append(f"the variable `{variable}` is not a setting; {hint}")
     return fields, problems
 
