@@ -12,7 +12,7 @@ from gateway.conclusion import refuse
 from gateway.context import GatewayContext
 from gateway.conversation import conversation_of
 from gateway.deliver import deliver_answer, deliver_cached, deliver_stream
-from gateway.entrance import look_up, require_entrance, require_model, require_room, reserve_and_look_up
+from gateway.entrance import require_entrance, require_model, require_room, reserve_and_look_up
 from gateway.facts import collect_facts
 from gateway.hangup import Hangup
 from gateway.ingress import CUT_OFF, Incoming, Reply
@@ -45,12 +45,12 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
             permitted = trail.permitted = permit(facts, bundle)
             require_entrance(trail, context)
             # 5. reserve   6. look up the cache
-            entered = await reserve_and_look_up(trail, context)
+            entered, cached = await reserve_and_look_up(trail, context)
             if entered.accepted:
                 break
             taint = corrected(taint, entered, bundle.vocabulary, caller)
         require_room(entered)
-        if cached := await look_up(entered, trail, context):
+        if cached is not None:
             return await deliver_cached(cached, trail, hangup, context)
 
         # 7. plan
@@ -66,7 +66,7 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
         )
         require_permitted(trail, context)
         # 8. record the beginning, before the first byte leaves
-        await record_begin(trail, context)
+        await hangup.after(record_begin(trail, context))
         # 9. attempt in order
         reached = await attempt_in_order(
             decision, chat, incoming.request_id, context.backends, context.health, context.clock,

@@ -39,14 +39,19 @@ async def conclude(
 
     Raises `RecordUnavailable` when the end cannot be recorded and the operator wants no unrecorded answer.
     """
+    if trail.concluded:  # cut off while it was being concluded: all that may be missing is to settle
+        await leave(ending, spent_usd(ending, trail, context), (), trail, context)
+        return None
     count(ending, trail, context)
     if trail.caller is None:
         return None
     usd = spent_usd(ending, trail, context)
+    trail.concluded = True
     try:
         sealed = await record_end(ending, usd, trail, context)
         receipt = sign_receipt(ending, sealed, trail, context)
     except RecordUnavailable:
+        trail.concluded = False
         if context.settings.audit_failure == "refuse":
             await leave(ending, usd, (), trail, context)
             raise

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 
 import orjson
 
-from gateway import errors
+from gateway import errors, logs
 from gateway.audit.chain import time_text
 from gateway.backends.base import Answer, AnswerStream, BackendFault, Upstream, Usage
 from gateway.begin import record_begin
@@ -86,8 +87,11 @@ async def stream_answer(
     except (asyncio.CancelledError, GeneratorExit):
         hangup.disarm()
         code = "client_gone" if hangup.happened else "cut_off"
-        await conclude(Ending("incomplete", 200, stream_claim(digest), code, usage), trail, context)
+        await conclude_unheard(Ending("incomplete", 200, stream_claim(digest), code, usage), trail, context)
         raise
+    except Exception:
+        logs.event("bug", logging.ERROR, request=trail.incoming.request_id, exc_info=True)
+        failure = errors.bug(trail.incoming.request_id)
     finally:
         hangup.disarm()
         release(reached.attempt, context.health)
@@ -108,6 +112,20 @@ async def stream_answer(
         yield b"data: %b\n\n" % event + receipt_comment(receipt)
     except errors.RecordUnavailable as unavailable:
         yield b"data: %b\n\n" % orjson.dumps(unavailable.body())
+    except Exception:
+        logs.event("bug", logging.ERROR, request=trail.incoming.request_id, exc_info=True)
+        bug = errors.bug(trail.incoming.request_id)
+        ending = Ending("incomplete", 200, stream_claim(digest), bug.code, usage)
+        await conclude_unheard(ending, trail, context)
+        yield b"data: %b\n\n" % orjson.dumps(bug.body())
+
+
+async def conclude_unheard(ending: Ending, trail: Trail, context: GatewayContext) -> None:
+    """Concludes where nobody but the log is left to hear that it could not be recorded."""
+    try:
+        await conclude(ending, trail, context)
+    except errors.RecordUnavailable:
+        logs.event("audit_unavailable", logging.ERROR, request=trail.incoming.request_id)
 
 
 async def deliver_cached(
@@ -115,7 +133,7 @@ async def deliver_cached(
 ) -> Reply:
     """A cached answer, plain or replayed as a stream; recorded and signed like any other."""
     assert trail.chat is not None
-    await record_begin(trail, context)
+    await hangup.after(record_begin(trail, context))
     hangup.disarm()
     origin = cached.origin
     headers: Headers = place_headers(trail.bundle.places[origin.place], origin.emulated)

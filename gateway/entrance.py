@@ -54,11 +54,22 @@ def require_entrance(trail: Trail, context: GatewayContext) -> None:
             )
 
 
-async def reserve_and_look_up(trail: Trail, context: GatewayContext) -> Entered:
-    """Steps 2, 5 and 6 in one round trip to the store."""
+async def reserve_and_look_up(trail: Trail, context: GatewayContext) -> tuple[Entered, CachedAnswer | None]:
+    """Steps 2, 5 and 6 in one round trip to the store.
+
+    A cached entry that cannot be used took the place of a reservation: the request then enters once more, as
+    one that looks nothing up.
+    """
     trail.cache_key = cache_key_of(trail, context)
     trail.cache = "off" if trail.cache_key is None else "miss"
-    return await enter(trail, context)
+    entered = await enter(trail, context)
+    if entered.cached is None:
+        return entered, None
+    if cached := usable(entered.cached, trail, context):
+        trail.cache = "hit"
+        return entered, cached
+    trail.cache_key = None
+    return await enter(trail, context), None
 
 
 async def enter(trail: Trail, context: GatewayContext) -> Entered:
@@ -131,22 +142,13 @@ def require_room(entered: Entered) -> None:
     )
 
 
-async def look_up(entered: Entered, trail: Trail, context: GatewayContext) -> CachedAnswer | None:
-    """The cached answer, if there is one that today's bundle still permits to be told.
-
-    An entry that cannot be used took the place of a reservation: the request then enters once more, as one
-    that looks nothing up.
-    """
-    if entered.cached is None:
-        return None
+def usable(sealed: bytes, trail: Trail, context: GatewayContext) -> CachedAnswer | None:
+    """The cached answer, if it is one, and if today's bundle still permits it to be told."""
     assert trail.cache_key is not None and trail.caller is not None and trail.permitted is not None
-    cached = open_entry(entered.cached, trail.cache_key, trail.caller.tenant, context.tenant_keys)
+    cached = open_entry(sealed, trail.cache_key, trail.caller.tenant, context.tenant_keys)
     if cached is not None and all(
         authorised(cached, permitted, context.store_place)
         for permitted in (trail.permitted, permitted_now(trail, context))
     ):
-        trail.cache = "hit"
         return cached
-    trail.cache_key, trail.cache = None, "miss"
-    require_room(await enter(trail, context))
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +21,7 @@ class Hangup:
         self._receive = receive
         self._watcher: asyncio.Task[Any] | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._left = False
         self.happened = False
 
     def watch(self) -> None:
@@ -30,9 +32,21 @@ class Hangup:
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._left = True
         if self._task is not None:
             self.happened = True
             self._task.cancel()
+
+    async def after(self, step: Awaitable[None]) -> None:
+        """Runs a step that a hang-up must not cut in half, and acts on the hang-up after it."""
+        task, self._task = self._task, None
+        try:
+            await step
+        finally:
+            self._task = task
+        if self._left and task is not None:
+            self.happened = True
+            raise asyncio.CancelledError
 
     def disarm(self) -> None:
         """From here on the answer is finished whether or not anybody listens."""

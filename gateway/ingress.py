@@ -170,13 +170,18 @@ async def write_reply(reply: Reply, send: Send, gone: Callable[[], bool]) -> Non
         (b"cache-control", b"no-store"),
         (b"x-accel-buffering", b"no"),
     ]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    begun = False
     try:
         async with aclosing(reply.body) as pieces:
+            # Run before anything is sent: only a generator that has run can say how it ended.
+            first = await anext(pieces, b"")
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            begun = True
+            await send({"type": "http.response.body", "body": first, "more_body": True})
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
     except asyncio.CancelledError:
-        if not gone():
+        if begun and not gone():
             await send({"type": "http.response.body", "body": b"data: %b\n\n" % orjson.dumps(CUT_OFF.body())})
         raise
     await send({"type": "http.response.body", "body": b""})

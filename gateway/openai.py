@@ -292,20 +292,25 @@ def unknown_name(name: int | str) -> str:
 def require_shallow(wire: Mapping[str, Any], *fields: str) -> None:
     """Raises `MalformedBody` when a free-form field nests deeper than `JSON_DEPTH_MAX` levels."""
     for field in fields:
-        level = [wire.get(field)]
-        for _ in range(JSON_DEPTH_MAX):
-            level = [
-                child
-                for value in level
-                if isinstance(value, (dict, list))
-                for child in (value.values() if isinstance(value, dict) else value)
-            ]
-            if not level:
-                break
-        else:
+        if deeper_than(wire.get(field), JSON_DEPTH_MAX):
             raise MalformedBody(
                 f"`{field}` nests deeper than {JSON_DEPTH_MAX} levels; flatten it", param=field
             )
+
+
+def deeper_than(value: Any, levels: int) -> bool:
+    """Whether a JSON value nests deeper than so many levels."""
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child
+            for one in level
+            if isinstance(one, (dict, list))
+            for child in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def model_fields(*models: type[Wire]) -> frozenset[str]:

@@ -37,6 +37,7 @@ class Trail:
     begun: Sealed | None = None
     tried: list[Tried] = field(default_factory=list)
     rules: tuple[str, ...] = ()
+    concluded: bool = False  # its last record is on its way, and must not be written twice
 
     @property
     def receipt_id(self) -> str:

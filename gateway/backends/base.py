@@ -16,11 +16,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from gateway.openai import ChatRequest
 from gateway.places import Place
 from gateway.routing.attempt import Attempt
+
+# No answer has a thousand million tokens; what claims so is damaged, and would not fit a record of its cost.
+TOKENS_MAX: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)

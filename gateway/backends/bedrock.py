@@ -26,6 +26,7 @@ from gateway.backends.http import (
     read_bounded,
     redirect_fault,
     transport_fault,
+    upstream_request_id,
 )
 from gateway.backends.signing import Signer
 from gateway.backends.streams import HttpStream
@@ -172,7 +173,7 @@ class BedrockBackend:
         return Upstream(
             host=self._endpoint.host,
             region=self._place.region,
-            request_id=headers.get("x-amzn-requestid"),
+            request_id=upstream_request_id(headers.get("x-amzn-requestid")),
             emulated=self._endpoint.emulated or headers.get("x-douane-emulated") == "1",
         )
 

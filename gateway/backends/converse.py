@@ -21,6 +21,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.openai import (
+    JSON_DEPTH_MAX,
     AssistantMessage,
     ChatRequest,
     JsonSchemaFormat,
@@ -31,6 +32,7 @@ from gateway.openai import (
     TextPart,
     ToolCall,
     ToolMessage,
+    deeper_than,
 )
 
 # What is sent when the caller names no bound. Bedrock reserves input + maxTokens of the quota per minute,
@@ -164,12 +166,14 @@ def texts(content: str | list[Any] | None) -> Iterator[str]:
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any] | None:
-    """The arguments of a past call as an object; None when they are not a JSON object."""
+    """The arguments of a past call as an object; None when they are not a JSON object, or nest too deep."""
     try:
         arguments = orjson.loads(call.function.arguments or "{}")
     except orjson.JSONDecodeError:
         return None
-    return arguments if isinstance(arguments, dict) else None
+    if not isinstance(arguments, dict) or deeper_than(arguments, JSON_DEPTH_MAX):
+        return None
+    return arguments
 
 
 def tool_use_id(call_id: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.backends.base import Chunk, Usage
+from gateway.backends.base import TOKENS_MAX, Chunk, Usage
 
 FINISH_REASONS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -36,8 +36,8 @@ def usage_of(reported: Mapping[str, Any]) -> Usage:
     """Usage as reported. Converse does not tell reasoning tokens apart, so they stay 0: no estimates."""
     prompt, completion = reported["inputTokens"], reported["outputTokens"]
     cached = reported.get("cacheReadInputTokens") or 0
-    if not all(type(count) is int and count >= 0 for count in (prompt, completion, cached)):
-        raise MalformedAnswer("a token count is no natural number")
+    if not all(type(count) is int and 0 <= count <= TOKENS_MAX for count in (prompt, completion, cached)):
+        raise MalformedAnswer("a token count is no natural number of a possible size")
     return Usage(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached)
 
 

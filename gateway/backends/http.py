@@ -7,6 +7,7 @@ asks for uncompressed answers, and always verifies certificates.
 from __future__ import annotations
 
 import functools
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ KEEPALIVE_S: Final = 55.0
 READ_BUFFER_BYTES: Final = 256 * 1024
 ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
 NO_COMPRESSION: Final[Mapping[str, str]] = MappingProxyType({"Accept-Encoding": "identity"})
+REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -88,6 +90,11 @@ def transport_fault(error: Exception, place_id: str, upstream: Upstream) -> Back
             return Broken(f"the answer of `{place_id}` was cut", upstream=upstream)
         case _:
             return Broken(f"`{place_id}` does not speak HTTP as expected", upstream=upstream)
+
+
+def upstream_request_id(header: str | None) -> str | None:
+    """The id that a server gave its answer, to be recorded and signed; None for what cannot be one."""
+    return header if header is not None and REQUEST_ID.fullmatch(header) else None
 
 
 def redirect_fault(status: int, place_id: str, upstream: Upstream) -> Misconfigured:

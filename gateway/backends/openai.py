@@ -18,6 +18,7 @@ from gateway.backends.http import (
     redirect_fault,
     require_safe,
     transport_fault,
+    upstream_request_id,
 )
 from gateway.backends.streams import HttpStream
 from gateway.openai import ChatRequest
@@ -161,5 +162,5 @@ class OpenAIBackend:
             raise transport_fault(error, self._place.id, upstream) from None
 
     def _upstream(self, response: aiohttp.ClientResponse) -> Upstream:
-        request_id = response.headers.get("X-Request-Id")
+        request_id = upstream_request_id(response.headers.get("X-Request-Id"))
         return Upstream(self._nobody.host, self._place.region, request_id, self._emulated)

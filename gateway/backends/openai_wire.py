@@ -6,12 +6,14 @@ becomes `reasoning`. An upstream's error text may repeat the prompt and is never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
 
 from gateway.backends.base import (
+    TOKENS_MAX,
     BackendFault,
     Broken,
     Chunk,
@@ -76,8 +78,8 @@ def usage_of(reported: Mapping[str, Any]) -> Usage:
 
 def count(value: Any) -> int:
     """A number of tokens. Raises ValueError for anything else: these numbers are billed."""
-    if type(value) is not int or value < 0:
-        raise ValueError("a token count is no natural number")
+    if type(value) is not int or not 0 <= value <= TOKENS_MAX:
+        raise ValueError("a token count is no natural number of a possible size")
     return value
 
 
@@ -245,4 +247,6 @@ def retry_after_s(header: str | None) -> float | None:
         seconds = float(header) if header else None
     except ValueError:
         return None
-    return None if seconds is None else min(max(seconds, 0.0), RETRY_AFTER_MAX_S)
+    if seconds is None or math.isnan(seconds):
+        return None
+    return min(max(seconds, 0.0), RETRY_AFTER_MAX_S)
