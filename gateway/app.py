@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import __version__, errors, logs
+from gateway.arrival import EXTENSION
 from gateway.chat import chat_completion
 from gateway.context import GatewayContext
 from gateway.hangup import Hangup
@@ -123,7 +124,8 @@ class ChatEndpoint:
         context, settings = self._context, self._settings
         context.readiness.in_flight += 1
         try:
-            with Hangup(receive) as hangup:
+            arrival = scope.get("extensions", {}).get(EXTENSION)
+            with Hangup(receive, arrival) as hangup:
                 try:
                     if not context.readiness.ready:
                         raise errors.ShuttingDown(

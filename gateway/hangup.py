@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any
 
+from gateway.arrival import Arrival
 from gateway.ingress import ClientGone, Receive
 
 
@@ -17,8 +18,9 @@ class Hangup:
     context, the cancellation it caused becomes `ClientGone`; any other passes through.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, arrival: Arrival | None = None) -> None:
         self._receive = receive
+        self._arrival = arrival  # where the server tells of hang-ups itself; else `receive` is waited for
         self._watcher: asyncio.Task[Any] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._left = False
@@ -27,11 +29,17 @@ class Hangup:
     def watch(self) -> None:
         """Starts watching; the request's body must have been read whole."""
         self._task = asyncio.current_task()
-        self._watcher = asyncio.ensure_future(self._until_gone())
+        if self._arrival is not None:
+            self._arrival.when_gone(self._cancel)
+        else:
+            self._watcher = asyncio.ensure_future(self._until_gone())
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._cancel()
+
+    def _cancel(self) -> None:
         self._left = True
         if self._task is not None:
             self.happened = True
@@ -58,6 +66,8 @@ class Hangup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._arrival is not None:
+            self._arrival.when_gone(None)
         if self._watcher is not None:
             self._watcher.cancel()
         if isinstance(error, asyncio.CancelledError) and self.happened:

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from gateway.arrival import EXTENSION, Arrival
 from gateway.errors import (
     BodyTooLarge,
     DouaneError,
@@ -100,9 +101,13 @@ async def read_request(
         raise UnsupportedEncoding(
             "the body's `content-type` is not JSON; send `content-type: application/json`"
         )
+    arrival: Arrival | None = scope.get("extensions", {}).get(EXTENSION)
     try:
-        async with asyncio.timeout(timeout_s):
+        if arrival is not None and arrival.whole:
             body = await read_body(receive, declared_bytes, limit_bytes)
+        else:
+            async with asyncio.timeout(timeout_s):
+                body = await read_body(receive, declared_bytes, limit_bytes)
     except TimeoutError:
         raise RequestTimeout(
             f"the body did not arrive within {timeout_s:g} s; send it faster or in smaller pieces"

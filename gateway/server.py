@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, with bounds on a request's head that it does not have itself."""
+"""The HTTP server: uvicorn, with signals and a collector of the gateway's own."""
 
 from __future__ import annotations
 
@@ -9,106 +9,14 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.protocol import bounded_protocol
 from gateway.settings import Settings, SettingsInvalid
-from gateway.transport import HeadWithBody
 
 COLLECT_AFTER = 20_000  # container objects more than were let go, before the young ones are looked at
-
-
-def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protocol]:
-    """A uvicorn protocol that closes connections whose request head is too large or too slow.
-
-    The time starts when a connection opens, and again with the first byte after an answer, so that an idle
-    keep-alive connection is uvicorn's to close and a slow head is closed here.
-    """
-
-    class BoundedHttpProtocol(HttpToolsProtocol):
-        head_bytes = 0
-        fields_bytes = 0
-        refused = False
-        head_timer: asyncio.TimerHandle | None = None
-        head_open = True
-        head_begun = False
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            self.answers = HeadWithBody(transport, self.loop)
-            super().connection_made(cast(asyncio.Transport, self.answers))
-            self.await_head()
-
-        def await_head(self) -> None:
-            self.head_timer = self.loop.call_later(timeout_s, self.refuse_head, 408, "Request Timeout")
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self.head_open = self.head_begun = True
-            self.fields_bytes = 0
-
-        def on_url(self, url: bytes) -> None:
-            self.fields_bytes += len(url)
-            super().on_url(url)
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self.fields_bytes += len(name) + len(value)
-            if self.fields_bytes <= limit_bytes:
-                super().on_header(name, value)
-
-        def on_headers_complete(self) -> None:
-            self.stop_timer()
-            self.head_open = self.head_begun = False
-            self.head_bytes = 0
-            # A head that arrives together with its end is counted here; one that drags on, in data_received.
-            if self.fields_bytes > limit_bytes:
-                self.refuse_head(431, "Request Header Fields Too Large")
-            else:
-                self.answers.expect_head()
-                super().on_headers_complete()
-
-        def on_body(self, body: bytes) -> None:
-            if not self.refused:
-                super().on_body(body)
-
-        def on_message_complete(self) -> None:
-            if not self.refused:
-                super().on_message_complete()
-                self.head_open = True
-
-        def data_received(self, data: bytes) -> None:
-            if self.head_open:
-                self.head_bytes += len(data)
-                before = self.head_bytes
-                super().data_received(data)
-                if self.head_open and self.head_bytes == before and before > limit_bytes:
-                    self.refuse_head(431, "Request Header Fields Too Large")
-            else:
-                super().data_received(data)
-            # Most heads come whole with their first byte, and need no timer: it costs more than reading them.
-            if self.head_begun and self.head_timer is None and not self.refused:
-                self.await_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self.stop_timer()
-            super().connection_lost(exc)
-
-        def stop_timer(self) -> None:
-            if self.head_timer is not None:
-                self.head_timer.cancel()
-                self.head_timer = None
-
-        def refuse_head(self, status: int, reason: str) -> None:
-            self.stop_timer()
-            self.refused = True
-            if not self.transport.is_closing():
-                self.transport.write(
-                    f"HTTP/1.1 {status} {reason}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode()
-                )
-                self.transport.close()
-
-    return BoundedHttpProtocol
 
 
 def bound_socket(settings: Settings) -> socket.socket:
