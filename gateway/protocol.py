@@ -120,8 +120,9 @@ def bounded_protocol(limit_bytes: int, timeout_s: float) -> type[asyncio.Protoco
             self.refuse_head(400, "Bad Request")
 
         def refuse_after_answers(self) -> None:
-            """Refuses in its turn: a client that sent another head early must not read of it inside an answer."""
-            if self.refusal and not self.unanswered and not self.transport.is_closing():
+            """Refuses in its turn: whoever sent another head early must not read of it inside an answer."""
+            answering = any(arrival.whole for arrival in self.unanswered)
+            if self.refusal and not answering and not self.transport.is_closing():
                 self.transport.write(self.refusal)
                 self.transport.close()
 
