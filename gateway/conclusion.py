@@ -48,7 +48,7 @@ async def conclude(
     usd = spent_usd(ending, trail, context)
     trail.concluded = True
     try:
-        sealed = await record_end(ending, usd, trail, context)
+        sealed = await record_end(ending, usd, trail, context) if recordable(trail, context) else None
         receipt = sign_receipt(ending, sealed, trail, context)
     except RecordUnavailable:
         trail.concluded = False
@@ -61,7 +61,14 @@ async def conclude(
     return receipt
 
 
-def sign_receipt(ending: Ending, sealed: Sealed, trail: Trail, context: GatewayContext) -> str:
+def recordable(trail: Trail, context: GatewayContext) -> bool:
+    """Whether the audit may hold even that this request was refused; what has begun is there already."""
+    if trail.begun is not None or trail.permitted is None:
+        return True
+    return trail.permitted.allows(Action.RECORD, context.settings.audit_place)
+
+
+def sign_receipt(ending: Ending, sealed: Sealed | None, trail: Trail, context: GatewayContext) -> str:
     return context.signer.sign(
         receipt_of(
             ending,

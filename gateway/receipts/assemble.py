@@ -41,14 +41,15 @@ class Ending:
 def receipt_of(
     ending: Ending,
     trail: Trail,
-    sealed: Sealed,
+    sealed: Sealed | None,
     replica: str,
     gateway: Place,
     store_place: str | None,
     now: datetime,
     request_sha256: str,
 ) -> Receipt:
-    """The receipt of a request whose caller is known. `sealed` is its first audit record."""
+    """The receipt of a request whose caller is known. `sealed` is its first audit record; None where its
+    labels do not permit one."""
     model = trail.facts.model if trail.facts is not None else None
     return Receipt(
         id=trail.receipt_id,
@@ -65,5 +66,5 @@ def receipt_of(
         cache=CacheClaim(trail.cache, store_place if trail.cache != "off" else None, ending.origin),
         model=ModelClaim(model, model if ending.outcome in ("answered", "cached", "incomplete") else None),
         usage=UsageClaim.of(ending.usage) if ending.usage is not None else None,
-        audit=AuditClaim.of(replica, sealed),
+        audit=AuditClaim.of(replica, sealed) if sealed is not None else None,
     )

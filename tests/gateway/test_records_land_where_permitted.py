@@ -1,0 +1,41 @@
+"""Not even that a request was refused is written down where its labels do not permit a record."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode
+from pathlib import Path
+
+from tests.gateway.inprocess import chat, gateway, kinds, records, script
+from tests.integration.bundle import bundle_with_keys, edit, without_examples
+
+
+async def test_a_refusal_is_not_recorded_where_a_record_is_forbidden(tmp_path: Path) -> None:
+    policies = bundle_with_keys(tmp_path / "policies")
+    without_examples(policies)
+    audit = "  - id: audit-files\n    kind: audit\n    country: DE\n    operator: self\n"
+    edit(policies / "places.yaml", audit + "    attested: [on-premises]\n", audit)
+    edit(
+        policies / "residency" / "90-permits.yaml",
+        "- id: european-and-us",
+        "- id: the-audit-is-anywhere\n  description: It may hold metadata.\n  permit: [record]\n"
+        "  when: {place_in: audit-files}\n\n- id: european-and-us",
+    )
+    async with gateway(tmp_path / "state", policies) as context:
+        engine = script(context)
+        secret = chat("hello", labels="secret")
+        await secret.ask(context)
+        assert secret.status == 403
+        assert json.loads(secret.answer)["error"]["douane"]["place"] == "audit-files"
+        assert engine.attempts == []
+        assert kinds(context) == []
+        receipt = secret.header("x-douane-receipt")
+        assert receipt is not None
+        claims = json.loads(urlsafe_b64decode(receipt.split(".")[1] + "=="))
+        assert claims["audit"] is None
+        assert claims["labels"] == ["secret"]
+
+        public = chat("hello")
+        await public.ask(context)
+        assert public.status == 200
+        assert [record.fields.get("labels") for record in records(context)] == [["public"], None]
