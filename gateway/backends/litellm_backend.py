@@ -201,11 +201,13 @@ class LiteLLMStream:
             try:
                 part = await self._source.__anext__()
             except StopAsyncIteration:
-                self._decoder.feed(b"data: [DONE]\n\n")
+                rest = self._decoder.feed(b"data: [DONE]\n\n")
                 if not self._decoder.complete:
                     text = f"the answer of `{self._place_id}` ended before it was complete"
                     raise Broken(text, upstream=self._upstream) from None
                 self._ended = True
+                if rest:
+                    return rest
                 raise
             except Exception as error:
                 raise litellm_fault(error, self._place_id, self._upstream) from None

@@ -117,6 +117,7 @@ class SseDecoder:
         self._place_id = place_id
         self._upstream = upstream
         self._rest = b""
+        self._usage: tuple[Usage, dict[str, Any]] | None = None  # the latest, and the chunk to tell it with
         self._usage_seen = False
         self._done = False
 
@@ -140,6 +141,7 @@ class SseDecoder:
                 payload = data_of(event)
                 if payload == b"[DONE]":
                     self._done = True
+                    self._tell_usage(chunks)
                 elif payload:
                     self._chunk(payload, chunks)
         return tuple(chunks)
@@ -156,6 +158,7 @@ class SseDecoder:
         chunk["id"] = self._id
         chunk["model"] = self._model
         reported = chunk.pop("usage", None)
+        finish = None
         if choices := chunk["choices"]:
             delta, finish = choices[0]["delta"], choices[0].get("finish_reason")
             if type(delta) is not dict or not (finish is None or type(finish) is str):
@@ -163,12 +166,19 @@ class SseDecoder:
             if "reasoning_content" in delta:
                 normalise_reasoning(delta)
             chunks.append(Chunk(orjson.dumps(chunk), finish))
-        if reported is not None and not self._usage_seen:
-            usage = usage_of(reported)
+        if reported is not None:
+            self._usage = usage_of(reported), chunk
+            # Some servers report it with every chunk as it grows: only the last counts.
+            if finish is not None or not choices:
+                self._tell_usage(chunks)
+
+    def _tell_usage(self, chunks: list[Chunk]) -> None:
+        """The usage as a chunk of its own, once."""
+        if self._usage is not None and not self._usage_seen:
             self._usage_seen = True
-            chunk["choices"] = []
-            chunk["usage"] = usage.wire()
-            chunks.append(Chunk(orjson.dumps(chunk), None, usage))
+            usage, chunk = self._usage
+            event = {**chunk, "choices": [], "usage": usage.wire()}
+            chunks.append(Chunk(orjson.dumps(event), None, usage))
 
     def _broken(self, what: str) -> Broken:
         return Broken(f"the answer of `{self._place_id}` {what}", upstream=self._upstream)

@@ -88,6 +88,24 @@ def test_a_stream_is_complete_only_with_usage_and_done() -> None:
     assert ends == {"both": True, "no usage": False, "no done": False, "neither": False}
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        event(chunk({}, "stop", usage=USAGE)),
+        event(chunk({}, "stop", usage=None)) + event(chunk(None, usage=USAGE)) + DONE,
+    ],
+)
+def test_of_usage_that_grows_with_every_chunk_only_the_last_is_told(last: bytes) -> None:
+    growing = {**USAGE, "completion_tokens": 1}
+    chunks = decoded(event(chunk({"content": "x"}, None, usage=growing)) + last)
+    assert [one.usage for one in chunks] == [None, None, Usage(5, 3)]
+
+
+def test_usage_that_is_told_only_while_it_grows_counts_at_the_end() -> None:
+    body = event(chunk({"content": "x"}, None, usage=USAGE)) + event(chunk({}, "stop", usage=None)) + DONE
+    assert [one.usage for one in decoded(body)] == [None, None, Usage(5, 3)]
+
+
 def test_usage_that_comes_with_the_last_choice_gets_a_chunk_of_its_own() -> None:
     first, second = decoded(event(chunk({"content": "x"}, "stop", usage=USAGE)))
     assert orjson.loads(first.data)["choices"][0]["finish_reason"] == "stop"
