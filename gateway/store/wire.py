@@ -1,19 +1,21 @@
 """One pipelined connection to Redis.
 
-redis-py connects, logs in, packs commands and parses replies. What is added here is when: commands of one
-turn of the event loop are written together, and replies are matched in order, where redis-py's own asyncio
-client writes, waits and wakes up for each command by itself (`bench/store.py` measures both).
+redis-py connects, verifies, logs in and packs commands. What is added here is when: commands of one turn of
+the event loop are written together, and replies are matched in order as they arrive, by hiredis, as redis-py
+does it. Its own way of reading and writing (a task, a stream and a timeout for each command) would make a
+whole request through the gateway a quarter dearer (`docs/performance.md`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from typing import Any, Final
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, ResponseError
 
 Argument = str | bytes | int
 
@@ -25,11 +27,13 @@ class StoreGone(Exception):
     """No answer will come on this connection."""
 
 
-class Wire:
+class Wire(asyncio.Protocol):
     """A connection that is dropped as soon as one answer is late.
 
     INVARIANT: the nth answer belongs to the nth command. A late answer can therefore not be skipped: the
     connection that owes it ends, and with it everything still pending.
+
+    `connection` is connected, and owes no answer: from here on it is read and written here alone.
     """
 
     def __init__(self, connection: AbstractConnection, timeout_s: float = TIMEOUT_S) -> None:
@@ -38,11 +42,15 @@ class Wire:
         self._out: list[bytes] = []
         self._pending: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._writing: set[asyncio.Task[None]] = set()
+        self._reader = hiredis.Reader(
+            notEnoughData=NOTHING, protocolError=InvalidResponse, replyError=connection._parser.parse_error
+        )
         self._closing: asyncio.Task[None] | None = None
+        self._closed: asyncio.Future[None] = self._loop.create_future()
         self.timeout_s = timeout_s
         self.lost: asyncio.Future[str] = self._loop.create_future()  # its result says why
-        self._reading = self._loop.create_task(self._read(), name="store-wire")
+        self._transport = transport_of(connection)
+        self._transport.set_protocol(self)
 
     @classmethod
     async def connect(cls, connection: AbstractConnection, timeout_s: float = TIMEOUT_S) -> Wire:
@@ -85,7 +93,7 @@ class Wire:
             self._timer.cancel()
             self._timer = None
         self._out.clear()
-        self._closing = self._loop.create_task(self._close())
+        self._transport.abort()
         while self._pending:
             _, future = self._pending.popleft()
             if not future.done():
@@ -94,46 +102,34 @@ class Wire:
     async def aclose(self, reason: str) -> None:
         """Ends it and returns once the socket is closed."""
         self.end(reason)
-        if self._closing is not None:
-            await self._closing
+        await self._closed
 
-    async def _close(self) -> None:
-        tasks = [self._reading, *self._writing]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._connection.disconnect(nowait=True)
-
-    async def _read(self) -> None:
-        connection, pending = self._connection, self._pending
+    def data_received(self, data: bytes) -> None:
+        reader, pending = self._reader, self._pending
         try:
-            while True:
-                try:
-                    reply = await connection.read_response(
-                        disable_decoding=True, timeout=math.inf, disconnect_on_error=False
-                    )
-                except ResponseError as refused:
-                    reply = refused
+            reader.feed(data)
+            while (reply := reader.gets()) is not NOTHING:
+                if isinstance(reply, RedisConnectionError):  # loading, or too many clients: it will not serve
+                    self.end(f"it broke off ({type(reply).__name__})")
+                    return
                 _, future = pending.popleft()
                 if not future.done():
                     future.set_result(reply)
-        except (RedisError, OSError) as error:
-            self.end(f"it broke off ({type(error).__name__})")
-        except IndexError:
+        except (InvalidResponse, IndexError):
             self.end("it does not speak Redis's protocol")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end("it closed the connection" if exc is None else f"it broke off ({type(exc).__name__})")
+        self._closing = self._loop.create_task(self._let_go())
+
+    async def _let_go(self) -> None:
+        await self._connection.disconnect(nowait=True)
+        self._closed.set_result(None)
 
     def _flush(self) -> None:
         if self._out and not self.lost.done():
-            out, self._out = self._out, []
-            task = self._loop.create_task(self._write(out))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
-
-    async def _write(self, out: list[bytes]) -> None:
-        try:
-            await self._connection.send_packed_command(out, check_health=False)
-        except (RedisError, OSError) as error:
-            self.end(f"it broke off ({type(error).__name__})")
+            self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
+            self._out.clear()
 
     def _check(self) -> None:
         """One timer for all: answers come in order, so the oldest is the first to be late."""
@@ -152,6 +148,17 @@ class Wire:
             self.end("it did not answer in time")
         else:
             self._check()
+
+
+NOTHING: Final = object()
+
+
+def transport_of(connection: AbstractConnection) -> asyncio.Transport:
+    """What a connected connection of redis-py writes to; it has no public name there."""
+    writer: asyncio.StreamWriter | None = connection._writer
+    assert writer is not None, "the connection is connected"
+    transport: asyncio.Transport = writer.transport  # type: ignore[assignment]
+    return transport
 
 
 def code_of(refused: ResponseError) -> str:
