@@ -45,10 +45,15 @@ def tool_history(tokens: Tokens, **user: str) -> list[dict[str, Any]]:
     return [
         {"role": "system", "content": tokens.new("system message")},
         {"role": "user", "content": [{"type": "text", "text": tokens.new("text part")}], **user},
-        {"role": "assistant", "content": None, "reasoning": tokens.new("reasoning"), "tool_calls": [{**call, "function": function}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning": tokens.new("reasoning"),
+            "tool_calls": [{**call, "function": function}],
+        },
         {"role": "tool", "tool_call_id": call["id"], "content": tokens.new("tool result")},
         {"role": "user", "content": tokens.new("last message")},
-    ]  # fmt: skip
+    ]
 
 
 def wrong_requests(tokens: Tokens) -> Iterator[tuple[int, bytes, dict[str, str]]]:
@@ -114,15 +119,20 @@ def drive_refusals(gateway: GatewayProcess, tokens: Tokens) -> None:
     assert receipt.status_code == 404
     method = gateway.http.request("PATCH", f"{CHAT}?{tokens.new('query of a method')}")
     assert method.status_code == 405
-    for line in (f"{tokens.new('not http')}\r\n\r\n", f"GET /{tokens.new('bad version')} HTTP/9\r\n\r\n",
-                 f"POST {CHAT} HTTP/1.1\r\n{tokens.new('bad header')}\r\n\r\n",
-                 f"GET / HTTP/1.1\r\nx-a: {tokens.new('large header') * 4000}\r\n\r\n"):  # fmt: skip
-        with socket.create_connection(
-            ("127.0.0.1", httpx.URL(gateway.url).port or 80), timeout=10
-        ) as connection:
-            with contextlib.suppress(OSError):
-                connection.sendall(line.encode())
-                connection.recv(4096)
+    for line in (
+        f"{tokens.new('not http')}\r\n\r\n",
+        f"GET /{tokens.new('bad version')} HTTP/9\r\n\r\n",
+        f"POST {CHAT} HTTP/1.1\r\n{tokens.new('bad header')}\r\n\r\n",
+        f"GET / HTTP/1.1\r\nx-a: {tokens.new('large header') * 4000}\r\n\r\n",
+    ):
+        with (
+            socket.create_connection(
+                ("127.0.0.1", httpx.URL(gateway.url).port or 80), timeout=10
+            ) as connection,
+            contextlib.suppress(OSError),
+        ):
+            connection.sendall(line.encode())
+            connection.recv(4096)
 
 
 def drive_answers(gateway: GatewayProcess, tokens: Tokens) -> list[Said]:
@@ -135,16 +145,33 @@ def drive_answers(gateway: GatewayProcess, tokens: Tokens) -> list[Said]:
             "gpt-oss-20b",
             "gpt-oss-120b",
         ):  # the engine has the first, Bedrock echoes with the second
-            headers = {f"x-{tokens.new('header name')}": tokens.new("header"), "x-douane-backend": tokens.new("spoof"),
-                       "user-agent": tokens.new("user agent"), "x-forwarded-for": tokens.new("forwarded")}  # fmt: skip
-            said.append(caller.ask(
-                tokens.planted.setdefault("prompt", new_token()), model=model, stream=stream, max_tokens=30,
-                headers=headers, user=tokens.new("end user"), metadata=metadata,
-            ))  # fmt: skip
-    tools = [{"type": "function", "function": {
-        "name": f"f_{tokens.new('offered tool')}", "description": tokens.new("description"),
-        "parameters": {"type": "object", "properties": {tokens.new("property"): {"type": "string"}}},
-    }}]  # fmt: skip
+            headers = {
+                f"x-{tokens.new('header name')}": tokens.new("header"),
+                "x-douane-backend": tokens.new("spoof"),
+                "user-agent": tokens.new("user agent"),
+                "x-forwarded-for": tokens.new("forwarded"),
+            }
+            said.append(
+                caller.ask(
+                    tokens.planted.setdefault("prompt", new_token()),
+                    model=model,
+                    stream=stream,
+                    max_tokens=30,
+                    headers=headers,
+                    user=tokens.new("end user"),
+                    metadata=metadata,
+                )
+            )
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": f"f_{tokens.new('offered tool')}",
+                "description": tokens.new("description"),
+                "parameters": {"type": "object", "properties": {tokens.new("property"): {"type": "string"}}},
+            },
+        }
+    ]
     called = json.dumps({"a": tokens.new("called argument")})
     name = tools[0]["function"]["name"]  # type: ignore[index]
     said += [
@@ -161,15 +188,30 @@ def drive_faults(gateway: GatewayProcess, tokens: Tokens, regions: Regions) -> N
     """Every way in which Bedrock can fail, with a token in what it says of it."""
     faults = [
         Fault(kind="error", code=code, message=tokens.new(f"message of {code}"), times=None)
-        for code in ("ValidationException", "ThrottlingException", "AccessDeniedException", "ModelErrorException",
-                     "InternalServerException", "ExpiredTokenException", "ResourceNotFoundException")
-    ]  # fmt: skip
+        for code in (
+            "ValidationException",
+            "ThrottlingException",
+            "AccessDeniedException",
+            "ModelErrorException",
+            "InternalServerException",
+            "ExpiredTokenException",
+            "ResourceNotFoundException",
+        )
+    ]
     faults += [
-        Fault(kind="stream_error", code="ModelStreamErrorException", message=tokens.new("stream error"), after_events=3),
+        Fault(
+            kind="stream_error",
+            code="ModelStreamErrorException",
+            message=tokens.new("stream error"),
+            after_events=3,
+        ),
         Fault(kind="redirect", location=f"https://{tokens.new('location')}.example/"),
-        *(Fault(kind=kind, after_events=3) for kind in ("cut", "reset", "truncated_frame", "bad_crc", "no_metadata")),
+        *(
+            Fault(kind=kind, after_events=3)
+            for kind in ("cut", "reset", "truncated_frame", "bad_crc", "no_metadata")
+        ),
         Fault(kind="garbage"),
-    ]  # fmt: skip
+    ]
     for fault in faults:
         for stream in (False, True):
             regions.mark()
@@ -188,8 +230,12 @@ def drive_engine_faults(gateway: GatewayProcess, tokens: Tokens, script: Scripte
     for status in (400, 401, 403, 404, 429, 500, 503):
         script.reset()
         script.status = status
-        script.error = {"message": tokens.new(f"engine's {status}"), "code": tokens.new("engine's code"),
-                        "type": tokens.new("engine's type"), "param": tokens.new("engine's param")}  # fmt: skip
+        script.error = {
+            "message": tokens.new(f"engine's {status}"),
+            "code": tokens.new("engine's code"),
+            "type": tokens.new("engine's type"),
+            "param": tokens.new("engine's param"),
+        }
         gateway.caller().ask(tokens.new("prompt at an engine's error"), labels="secret")
         heal(gateway, tokens, script)
     for garbage in (b"%s", b'{"choices": "%s"}', b'{"choices":[{"message":{"content":["%s"]}}]}'):
@@ -236,7 +282,7 @@ def drive_hangup(gateway: GatewayProcess, tokens: Tokens, script: ScriptedEngine
     with gateway.http.stream("POST", CHAT, json=body, headers=headers) as response:
         pieces = response.iter_raw()
         next(pieces)
-    assert script.hung_up.wait(10)
+    assert script.hung_up.wait(40)
     script.reset()
 
 
@@ -246,14 +292,16 @@ def end_in_the_middle(gateway: GatewayProcess, tokens: Tokens, script: ScriptedE
     script.pause_s, script.text = 0.4, f"{tokens.new('answer at the end')} b c d"
     headers = {"authorization": f"Bearer {DEMO}", "x-douane-labels": "secret"}
     body = chat(tokens.new("prompt at the end"), stream=True)
-    with contextlib.suppress(httpx.HTTPError):  # killed, it ends no stream
-        with gateway.http.stream("POST", CHAT, json=body, headers=headers) as response:
-            pieces = response.iter_raw()
-            next(pieces)
-            gateway.signal(number)
-            for _ in pieces:
-                pass
-    status = gateway.process.wait(30)
+    with (
+        contextlib.suppress(httpx.HTTPError),  # killed, it ends no stream
+        gateway.http.stream("POST", CHAT, json=body, headers=headers) as response,
+    ):
+        pieces = response.iter_raw()
+        next(pieces)
+        gateway.signal(number)
+        for _ in pieces:
+            pass
+    status = gateway.process.wait(60)
     script.reset()
     return status
 

@@ -63,7 +63,7 @@ class SabotagedBackend:
             raise Said(text)
         if "[[chained]]" in text:
             try:
-                {}[text]
+                dict[str, str]()[text]
             except KeyError as error:
                 raise ValueError(f"unexpected {text!r}") from error
         if "[[forgotten]]" in text:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ from gateway.audit.verify import verify_files
 from tests.canary import drive
 from tests.canary.tokens import Finding, files_under, new_token, search
 from tests.integration.bundle import bundle_with_keys, edit
-from tests.integration.engine import SECRET, demo_checkpoint, running_real_engine
+from tests.integration.engine import SECRET, running_real_engine
 from tests.integration.gateway_process import running_gateway
 from tests.integration.regions import running_regions
 from tests.integration.scripted_engine import SECRET as SCRIPTED_SECRET
 from tests.integration.scripted_engine import running_scripted_engine
 from tests.redis_server import RedisServer
 
-pytestmark = pytest.mark.needs("redis-server")
+pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.timeout(600)]  # one long drive, once
 
 
 @dataclass(slots=True)
@@ -46,14 +45,14 @@ def dump(server: RedisServer) -> bytes:
         for key in client.scan_iter(count=1000):
             parts.append(key)
             if client.type(key) == b"string":
-                parts.append(client.get(key) or b"")  # type: ignore[arg-type]
+                parts.append(client.get(key) or b"")
             else:
-                parts += [piece for pair in client.hgetall(key).items() for piece in pair]  # type: ignore[union-attr]
+                parts += [piece for pair in client.hgetall(key).items() for piece in pair]
     return b"\n".join(parts)
 
 
 @pytest.fixture(scope="module")
-def evidence(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evidence]:
+def evidence(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """One long drive over several gateways, whose every trace is gathered at the end."""
     found, base = Evidence(), tmp_path_factory.mktemp("canary")
     temporary = base / "temporary"
@@ -67,8 +66,11 @@ def evidence(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     try:
         with running_regions() as regions, running_scripted_engine() as script:
             shared = {
-                "policies": str(bundle), "emulator_urls": regions.urls, "redis_url": server.url, "body_limit_bytes": 256 * 1024,
-            }  # fmt: skip
+                "policies": str(bundle),
+                "emulator_urls": regions.urls,
+                "redis_url": server.url,
+                "body_limit_bytes": 256 * 1024,
+            }
             scripted = {**shared, "engine_url": script.url, "engine_secret": SCRIPTED_SECRET}
             (base / "engine").mkdir()
             with running_real_engine(checkpoint, base / "engine", environ) as engine:
@@ -110,7 +112,7 @@ def evidence(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         server.end()
     found.seen["base"] = base
     found.places |= files_under(base, but=("spec.json",))
-    yield found
+    return found
 
 
 def test_no_token_is_left_anywhere(evidence: Evidence) -> None:

@@ -15,23 +15,23 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 HEAD = """# Settings
 
-What one gateway is told by its operator: URLs, secrets and bounds. They are read once, at start; `SIGHUP` loads
-the policies again, never these. Where something may go is not a setting: that is the policy bundle's to say, and
-settings name its places by their ids.
+What one gateway is told by its operator: URLs, secrets and bounds. They are read once, at start; `SIGHUP`
+loads the policies again, never these. Where something may go is not a setting: that is the policy bundle's to
+say, and settings name its places by their ids.
 
-Each field can stand in `douane.yaml` in the working directory (or the file that `DOUANE_CONFIG` names), and each
-plain one in the environment under the name in the second column; the environment wins over the file. A field or a
-`DOUANE_` variable that does not exist stops the start, which then says what was probably meant.
+Each field can stand in `douane.yaml` in the working directory (or the file that `DOUANE_CONFIG` names), and
+each plain one in the environment under the name in the second column; the environment wins over the file. A
+field or a `DOUANE_` variable that does not exist stops the start, which then says what was probably meant.
 
-This page is made from `gateway/settings.py`: `python -m tests.gateway.settings_page` writes it, and a test fails
-when the two differ.
+This page is made from `gateway/settings.py`: `python -m tests.gateway.settings_page` writes it, and a test
+fails when the two differ.
 
 """
 
 BACKENDS = """
 ## Backends
 
-One entry of `backends` for each place of kind `openai`, `litellm` or a further `engine`, under the place's id:
+One entry of `backends` for each place of kind `openai`, `litellm` or a further `engine`, by the place's id:
 
 | field | default | what it says |
 |---|---|---|

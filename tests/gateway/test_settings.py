@@ -42,9 +42,15 @@ def test_every_plain_field_can_be_set_by_its_variable() -> None:
         if line.count("`DOUANE_") == 1 and line[0] == "|"
     }
     values = {
-        "bedrock": "aws", "audit_durability": "synced", "audit_failure": "continue", "trusted_proxies": "10.0.0.0/8, ::1",
-        "behind_proxy": "true", "tls_cert": "cert.pem", "tls_key": "key.pem", "host": "::1",
-    }  # fmt: skip
+        "bedrock": "aws",
+        "audit_durability": "synced",
+        "audit_failure": "continue",
+        "trusted_proxies": "10.0.0.0/8, ::1",
+        "behind_proxy": "true",
+        "tls_cert": "cert.pem",
+        "tls_key": "key.pem",
+        "host": "::1",
+    }
     numbers = {name for name, info in Settings.model_fields.items() if info.annotation in (int, float)}
     environ = {
         variable: values.get(name, "2048" if name in numbers else f"text-{name}")
@@ -52,7 +58,7 @@ def test_every_plain_field_can_be_set_by_its_variable() -> None:
     }
     settings = read_settings(environ)
 
-    assert {name for name in variables.values()} == settings.model_fields_set
+    assert set(variables.values()) == settings.model_fields_set
     assert settings.port == 2048
     assert settings.engine_models == ("text-engine_models",)
     assert [str(network) for network in settings.trusted_proxies] == ["10.0.0.0/8", "::1/128"]

@@ -1,1 +1,1 @@
-"""The whole gateway as a process, over a real engine and emulated regions whose ledgers the tests can read."""
+"""The whole gateway as a process, over a real engine and emulated regions whose ledgers tests can read."""

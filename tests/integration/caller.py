@@ -73,7 +73,7 @@ class Said:
         return find_receipt(self.body) if self.streamed else self.headers["x-douane-receipt"]
 
     def receipt(self) -> Receipt:
-        """The receipt, verified offline with the pinned key, its digests fitting what was sent and received."""
+        """The receipt, verified offline with the pinned key; its digests fit what was sent and received."""
         public = load_signing_key(self.state_dir / RECEIPT_KEY).public
         receipt = verify_receipt(self.jws, {public.thumbprint: public}).receipt
         assert request_matches(receipt, self.sent)

@@ -61,10 +61,23 @@ def running_real_engine(
     secret_file.write_text(SECRET)
     with printed.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "local_engine", "serve", "--model", str(checkpoint), "--port", str(port),
-             "--secret-file", str(secret_file)],
-            cwd=ROOT, env={**os.environ, **(environ or {})}, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "local_engine",
+                "serve",
+                "--model",
+                str(checkpoint),
+                "--port",
+                str(port),
+                "--secret-file",
+                str(secret_file),
+            ],
+            cwd=ROOT,
+            env={**os.environ, **(environ or {})},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     engine = Engine(f"http://127.0.0.1:{port}", checkpoint, process, printed)
     try:
         until(lambda: answers(engine), "the engine answers", within_s=90)
@@ -72,7 +85,7 @@ def running_real_engine(
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
 
 
 def answers(engine: Engine) -> bool:

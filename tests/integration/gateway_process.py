@@ -24,10 +24,10 @@ from tests.integration.caller import Caller
 
 ROOT = Path(__file__).parents[2]
 START_S = 60.0
-END_S = 30.0
+END_S = 60.0
 
 
-def until(condition: Callable[[], object], what: str, within_s: float = 15.0) -> None:
+def until(condition: Callable[[], object], what: str, within_s: float = 40.0) -> None:
     """Waits for something that must come about; fails saying what did not."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -106,7 +106,8 @@ def running_gateway(
 ) -> Iterator[GatewayProcess]:
     """Starts a gateway over `settings` with its state in `folder`, and ends it.
 
-    `serve` names a composition of the test's own (`launch.py`); `verify` trusts the certificate of a gateway with TLS.
+    `serve` names a composition of the test's own (`launch.py`); `verify` trusts the certificate of a gateway
+    with TLS.
     """
     state_dir = Path(settings.get("state_dir", folder / "state"))
     prepare_state(state_dir)
@@ -119,8 +120,11 @@ def running_gateway(
         offset = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.integration.launch", str(spec)],
-            cwd=ROOT, env={**os.environ, **(environ or {})}, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            cwd=ROOT,
+            env={**os.environ, **(environ or {})},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     try:
         port = wait_for_port(process, printed, offset)
         url = f"{'https' if given.get('tls_cert') else 'http'}://127.0.0.1:{port}"

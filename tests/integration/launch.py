@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
+
 from gateway import logs
 from gateway.cli.serve import NOT_STARTED, fail, run
 from gateway.serving import serve
@@ -19,7 +21,7 @@ from gateway.settings import read_settings
 
 
 def main(spec: dict[str, Any]) -> None:
-    """`spec` holds `settings`, `demo_keys` and, for a test's own composition, `serve` as `module:function`."""
+    """`spec`: `settings`, `demo_keys`, and for a test's own composition `serve`, `module:function`."""
     logs.configure_logs()
     composition = serve
     if spec["serve"]:
@@ -27,7 +29,7 @@ def main(spec: dict[str, Any]) -> None:
         composition = getattr(import_module(module), name)
     try:
         settings = read_settings({}, **spec["settings"])
-        run(composition(settings, spec["demo_keys"], lambda port: print(f"listening {port}", flush=True)))
+        run(composition(settings, spec["demo_keys"], lambda port: click.echo(f"listening {port}")))
     except NOT_STARTED as error:
         fail(error)
 

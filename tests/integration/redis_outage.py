@@ -1,4 +1,4 @@
-"""A steady load while Redis is killed or stopped, and comes back: what callers saw before, meanwhile and after.
+"""A steady load while Redis is killed or stopped, and comes back: what callers see before, meanwhile, after.
 
 `python -m tests.integration.redis_outage` prints the latencies of both kinds of outage as JSON; the test of
 the same name asserts what may never happen.
@@ -28,6 +28,7 @@ from tests.redis_server import RedisServer
 Kind = Literal["killed", "stopped"]
 
 RATE_PER_S = 50
+REPEATED = "the same all along"
 AWAY_AT_S, BACK_AT_S, END_AT_S = 4.0, 12.0, 20.0
 
 
@@ -69,7 +70,7 @@ async def go_and_come_back(redis: RedisServer, kind: Kind, started_s: float) -> 
 
 async def ask(http: aiohttp.ClientSession, url: str, number: int, due_s: float) -> Sample:
     again = number % 2 == 0
-    text = "the same all along" if again else f"new {number}"
+    text = REPEATED if again else f"new {number}"
     body = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": text}]}
     started_s = time.perf_counter()
     try:
@@ -109,9 +110,12 @@ def main() -> None:
             redis = RedisServer(folder / "redis")
             redis.start()
             settings = {
-                "policies": str(bundle_with_keys(folder / "bundle")), "bedrock": "off", "redis_url": redis.url,
-                "engine_url": script.url, "engine_secret": SECRET,
-            }  # fmt: skip
+                "policies": str(bundle_with_keys(folder / "bundle")),
+                "bedrock": "off",
+                "redis_url": redis.url,
+                "engine_url": script.url,
+                "engine_secret": SECRET,
+            }
             try:
                 with running_gateway(folder / "gateway", settings) as gateway:
                     samples = asyncio.run(steady_load(gateway, redis, kind))
@@ -119,8 +123,10 @@ def main() -> None:
                 redis.end()
         before, away = part(samples, 1, AWAY_AT_S), part(samples, AWAY_AT_S, BACK_AT_S)
         described = {
-            "before": describe(before), "away": describe(away), "back": describe(part(samples, BACK_AT_S, END_AT_S)),
-        }  # fmt: skip
+            "before": describe(before),
+            "away": describe(away),
+            "back": describe(part(samples, BACK_AT_S, END_AT_S)),
+        }
         added = {
             f"added_{name}": round(described["away"][name] - described["before"][name], 2)
             for name in ("p50_ms", "p99_ms", "max_ms")

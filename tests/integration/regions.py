@@ -1,4 +1,4 @@
-"""Emulated regions on an event loop in a thread of the test's own process: ledgers to read, faults to give."""
+"""Emulated regions on an event loop in a thread of the test's process: ledgers to read, faults to give."""
 
 from __future__ import annotations
 

@@ -16,12 +16,18 @@ SECRET = "secret-of-the-scripted-engine"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 
 
+def set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @dataclass(slots=True)
 class ScriptedEngine:
     """What it is to do with the next requests, and what it has seen.
 
-    `status` other than 200 refuses with `error`; `text` is said in words of a stream, `pause_s` between two;
-    `break_after` words the connection is cut.
+    While `free` is not set it does nothing. `status` other than 200 refuses with `error`; `text` is said in
+    words of a stream, `pause_s` between two; after `break_after` words the connection is cut.
     """
 
     url: str = ""
@@ -31,6 +37,7 @@ class ScriptedEngine:
     reasoning: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     pause_s: float = 0.0
+    free: threading.Event = field(default_factory=set_event)
     break_after: int | None = None
     garbage: bytes | None = None
     received: list[dict[str, Any]] = field(default_factory=list)
@@ -51,6 +58,7 @@ class ScriptedEngine:
         self.headers.append(dict(request.headers))
         self.started.set()
         try:
+            await asyncio.to_thread(self.free.wait, 60)
             if self.status != 200:
                 return web.json_response({"error": self.error}, status=self.status)
             if self.garbage is not None:

@@ -79,7 +79,7 @@ def test_an_answer_is_told_again_in_either_form(
     for name, value in answer.items():
         setattr(script, name, value)
     caller, text = scripted_gateway.caller(), question()
-    usage = {"stream_options": {"include_usage": True}}
+    usage: dict[str, Any] = {"stream_options": {"include_usage": True}}
 
     miss = caller.ask(text, tools=TOOLS, stream=first, **(usage if first else {}))
     hit = caller.ask(text, tools=TOOLS, stream=then, **(usage if then else {}))
@@ -89,8 +89,9 @@ def test_an_answer_is_told_again_in_either_form(
         assert told(hit) == told(miss)
     else:  # the scripted stream ends each word with a space
         assert {**told(hit), "content": told(hit)["content"].strip()} == {
-            **told(miss), "content": told(miss)["content"].strip(),
-        }  # fmt: skip
+            **told(miss),
+            "content": told(miss)["content"].strip(),
+        }
     assert hit.receipt().outcome == "cached"
     assert hit.streamed == then
     if then:
@@ -109,10 +110,21 @@ def test_fields_that_do_not_shape_an_answer_do_not_part_it(
     assert caller.ask(text, model="openai/gpt-oss-20b").cache == "hit"
 
 
-@pytest.mark.parametrize("fields", [
-    {"seed": 1}, {"temperature": 0.5}, {"max_tokens": 7}, {"stop": ["x"]}, {"reasoning_effort": "low"}, {"tools": TOOLS},
-    {"messages": [{"role": "system", "content": "be brief"}]}, {"top_p": 0.5}, {"labels": "internal"}, {"labels": "personal"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 1},
+        {"temperature": 0.5},
+        {"max_tokens": 7},
+        {"stop": ["x"]},
+        {"reasoning_effort": "low"},
+        {"tools": TOOLS},
+        {"messages": [{"role": "system", "content": "be brief"}]},
+        {"top_p": 0.5},
+        {"labels": "internal"},
+        {"labels": "personal"},
+    ],
+)
 def test_whatever_shapes_an_answer_or_its_residency_parts_it(
     scripted_gateway: GatewayProcess, script: ScriptedEngine, fields: dict[str, Any]
 ) -> None:
@@ -160,7 +172,7 @@ def test_an_answer_whose_caller_left_is_not_kept(
     headers = {"authorization": f"Bearer {scripted_gateway.caller().key}"}
     with scripted_gateway.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
         next(response.iter_raw())
-    assert script.hung_up.wait(10)
+    assert script.hung_up.wait(40)
     script.pause_s = 0.0
 
     assert scripted_gateway.caller().ask(text, stream=True).cache == "miss"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,21 @@ from tests.integration.regions import ALL, Regions
 from tests.integration.scripted_engine import ScriptedEngine
 
 
-def leave_early(gateway: GatewayProcess, body: dict[str, Any], key: str = DEMO) -> str:
-    """Asks, hears the beginning (of a stream) or nothing (of a plain answer), and hangs up; the request's id."""
+def leave_early(
+    gateway: GatewayProcess, body: dict[str, Any], reached: Callable[[], object], key: str = DEMO
+) -> str:
+    """Asks, waits until `reached` (of a stream: for its beginning too), and hangs up; the request's id."""
     before = {one["request"] for one in gateway.records("begin")}
-    headers = {"authorization": f"Bearer {key}"}
     said = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": "a long story"}], **body}
-    with httpx.Client(base_url=gateway.url, trust_env=False) as http:
-        if said.get("stream"):
-            with http.stream("POST", CHAT, json=said, headers=headers) as response:
-                assert next(response.iter_raw()).startswith(b"data: ")
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                http.post(CHAT, json=said, headers=headers, timeout=1.0)
+    content = json.dumps(said).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+    head += f"content-length: {len(content)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", httpx.URL(gateway.url).port or 80), timeout=30) as connection:
+        connection.sendall(head.encode() + content)
+        until(reached, "the request reaches its place")
+        heard = b""
+        while said.get("stream") and b"data: " not in heard:
+            heard += connection.recv(65536)
     (request,) = {one["request"] for one in gateway.records("begin")} - before
     return str(request)
 
@@ -46,9 +50,9 @@ def test_the_engine_is_told_at_once(
 ) -> None:
     script.pause_s = 60.0
 
-    request = leave_early(scripted_gateway, {"stream": stream})
+    request = leave_early(scripted_gateway, {"stream": stream}, script.started.is_set)
 
-    assert script.hung_up.wait(10)
+    assert script.hung_up.wait(40)
     end = ended(scripted_gateway, request)
     assert (end["outcome"], end["code"]) == ("incomplete", "client_gone")
     assert end["status"] == (200 if stream else 499)
@@ -63,7 +67,7 @@ def test_bedrock_is_told_at_once(
     script.status, script.error = 429, {"message": "full", "code": "x"}
     regions.give(ALL, Fault(kind="stall", after_events=3, delay_s=60))
 
-    request = leave_early(scripted_gateway, {"stream": stream})
+    request = leave_early(scripted_gateway, {"stream": stream}, regions.received)
 
     until(lambda: regions.hangups() == 1, "the region sees the caller hang up")
     end = ended(scripted_gateway, request)
@@ -83,7 +87,7 @@ def test_the_room_that_a_caller_took_is_free_again(
     edit(bundle / "tenants.yaml", "max_concurrent: 32", "max_concurrent: 1")
     gateway = start({**scripted_settings, "policies": str(bundle)})
     script.pause_s = 60.0
-    request = leave_early(gateway, {"stream": stream}, HELPDESK)
+    request = leave_early(gateway, {"stream": stream}, script.started.is_set, HELPDESK)
     ended(gateway, request)
     script.pause_s = 0.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -13,7 +14,7 @@ from tests.integration.bundle import DEMO, GLOBEX
 from tests.integration.gateway_process import GatewayProcess
 from tests.integration.regions import Regions
 
-MESSAGES = [{"role": "user", "content": "Bonjour"}]
+MESSAGES: Any = [{"role": "user", "content": "Bonjour"}]
 DEMO_WORDS = "demo"
 
 
@@ -30,7 +31,7 @@ def sdk(gateway: GatewayProcess) -> Iterator[OpenAI]:
 
 
 def test_a_plain_answer_has_everything_that_the_package_reads(sdk: OpenAI) -> None:
-    answer = sdk.chat.completions.create(model="gpt-oss-20b", messages=MESSAGES, temperature=0, max_tokens=60)  # type: ignore[arg-type]
+    answer = sdk.chat.completions.create(model="gpt-oss-20b", messages=MESSAGES, temperature=0, max_tokens=60)
 
     assert answer.object == "chat.completion"
     assert answer.model == "gpt-oss-20b"
@@ -42,12 +43,12 @@ def test_a_plain_answer_has_everything_that_the_package_reads(sdk: OpenAI) -> No
 
 
 def test_a_streamed_answer_says_the_same_as_a_plain_one(sdk: OpenAI) -> None:
-    plain = sdk.chat.completions.create(model="gpt-oss-20b", messages=MESSAGES, temperature=0, seed=1)  # type: ignore[arg-type]
+    plain = sdk.chat.completions.create(model="gpt-oss-20b", messages=MESSAGES, temperature=0, seed=1)
     chunks = list(
         sdk.chat.completions.create(
             model="gpt-oss-20b", messages=MESSAGES, temperature=0, seed=2, stream=True
         )
-    )  # type: ignore[call-overload]
+    )
 
     assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk.id for chunk in chunks}) == 1
@@ -60,14 +61,15 @@ def test_a_streamed_answer_says_the_same_as_a_plain_one(sdk: OpenAI) -> None:
 
 def test_usage_comes_with_the_last_chunk_when_it_is_asked_for(sdk: OpenAI) -> None:
     chunks = list(
-        sdk.chat.completions.create(  # type: ignore[call-overload]
+        sdk.chat.completions.create(
             model="gpt-oss-20b", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
         )
     )
 
     assert [chunk.usage is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     assert chunks[-1].choices == []
-    assert chunks[-1].usage.completion_tokens > 0
+    last: Any = chunks[-1].usage
+    assert last.completion_tokens > 0
 
 
 def test_a_history_with_tool_calls_and_reasoning_is_taken(sdk: OpenAI, regions: Regions) -> None:
@@ -76,21 +78,21 @@ def test_a_history_with_tool_calls_and_reasoning_is_taken(sdk: OpenAI, regions: 
         "type": "function",
         "function": {"name": "weather", "arguments": '{"city":"Bonn"}'},
     }
-    messages = [
+    messages: Any = [
         {"role": "developer", "content": "be brief"},
         {"role": "user", "content": [{"type": "text", "text": "weather in Bonn?"}]},
         {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "look it up"},
         {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
         {"role": "user", "content": "and tomorrow?"},
     ]
-    tools = [
+    tools: Any = [
         {
             "type": "function",
             "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
         }
     ]
 
-    answer = sdk.chat.completions.create(model="gpt-oss-20b", messages=messages, tools=tools, max_tokens=40)  # type: ignore[arg-type]
+    answer = sdk.chat.completions.create(model="gpt-oss-20b", messages=messages, tools=tools, max_tokens=40)
 
     assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
     assert regions.received() == {}
@@ -121,14 +123,14 @@ def test_the_models_are_those_that_this_caller_may_use(gateway: GatewayProcess, 
 )
 def test_an_error_becomes_the_packages_own_class(
     sdk: OpenAI,
-    fields: dict[str, object],
+    fields: dict[str, Any],
     headers: dict[str, str],
     kind: type[openai.APIStatusError],
     code: str,
 ) -> None:
-    asked = {"model": "gpt-oss-20b", "messages": MESSAGES, "extra_headers": headers, **fields}
+    asked: Any = {"model": "gpt-oss-20b", "messages": MESSAGES, "extra_headers": headers, **fields}
     with pytest.raises(kind) as raised:
-        sdk.chat.completions.create(**asked)  # type: ignore[call-overload]
+        sdk.chat.completions.create(**asked)
 
     assert raised.value.code == code
     assert raised.value.request_id is not None

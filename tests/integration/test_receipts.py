@@ -87,7 +87,7 @@ def test_a_receipt_names_where_each_attempt_went(
 
     receipt = scripted_gateway.caller().ask("around the houses", labels="personal").receipt()
 
-    assert [one.outcome for one in receipt.attempts][0] == "saturated"
+    assert receipt.attempts[0].outcome == "saturated"
     assert {one.outcome for one in receipt.attempts[1:]} == {"throttled"}
     for one in receipt.attempts[1:]:
         assert (one.kind, one.operator, one.place_source, one.emulated) == ("bedrock", "aws", "derived", True)

@@ -23,7 +23,7 @@ from tests.integration.bundle import (
 )
 from tests.integration.conftest import StartGateway
 from tests.integration.gateway_process import GatewayProcess, running_gateway
-from tests.integration.regions import ABROAD, ALL, EEA, Regions
+from tests.integration.regions import ALL, EEA, Regions
 from tests.redis_server import free_port
 
 ALL_DOWN = Fault(kind="error", code="ServiceUnavailableException", times=None)
@@ -53,10 +53,19 @@ SPOOFED_FIELDS: list[dict[str, Any]] = [
     {"model": "openai/gpt-oss-120b"},
 ]
 SPELLINGS = [
-    "bedrock/openai.gpt-oss-20b-1:0", "us.openai.gpt-oss-20b-1:0", "openai.gpt-oss-20b-1:0", "GPT-OSS-20B", " gpt-oss-20b",
-    "gpt-oss-20b ", "gpt-oss-20b@us-east-1", "bedrock-virginia/gpt-oss-20b", "gpt-oss-20b\u0000", "gpt-oss-20b;region=us-east-1",
-    "arn:aws:bedrock:us-east-1::foundation-model/openai.gpt-oss-20b-1:0", "\uff47pt-oss-20b",
-]  # fmt: skip
+    "bedrock/openai.gpt-oss-20b-1:0",
+    "us.openai.gpt-oss-20b-1:0",
+    "openai.gpt-oss-20b-1:0",
+    "GPT-OSS-20B",
+    " gpt-oss-20b",
+    "gpt-oss-20b ",
+    "gpt-oss-20b@us-east-1",
+    "bedrock-virginia/gpt-oss-20b",
+    "gpt-oss-20b\u0000",
+    "gpt-oss-20b;region=us-east-1",
+    "arn:aws:bedrock:us-east-1::foundation-model/openai.gpt-oss-20b-1:0",
+    "\uff47pt-oss-20b",
+]
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +258,8 @@ def test_a_bundle_that_permits_no_place_refuses_with_the_nearest_alternative(
     without_examples(bundle)
     edit(
         bundle / "places.yaml",
-        "  - id: local-engine\n    kind: engine\n    country: DE\n    operator: self\n    attested: [on-premises]\n",
+        "  - id: local-engine\n    kind: engine\n    country: DE\n    operator: self\n"
+        "    attested: [on-premises]\n",
         "  - id: local-engine\n    kind: engine\n    country: DE\n    operator: aws\n",
     )
     gateway = start({**scripted_settings, "policies": str(bundle)})

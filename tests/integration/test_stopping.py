@@ -61,7 +61,7 @@ def test_asked_to_stop_it_takes_nobody_new_and_finishes_what_it_began(
     streaming.join()
     plain.join()
 
-    assert gateway.process.wait(20) == 0
+    assert gateway.process.wait(60) == 0
     assert streaming.said is not None
     assert streaming.said.body.endswith(b"data: [DONE]\n\n")
     assert streaming.said.receipt().outcome == "answered"
@@ -88,14 +88,14 @@ def test_what_outlasts_the_grace_time_is_cut_off_and_says_so(
     gateway = start({**scripted_settings, "grace_s": 1})
     script.pause_s = 60.0
     asking = Asking(gateway, stream=stream)
-    assert script.started.wait(10)
+    assert script.started.wait(40)
     until(lambda: gateway.records("begin"), "the beginning is recorded")
 
     gateway.signal(signal.SIGTERM)
     asking.join()
 
-    assert gateway.process.wait(20) == 0
-    assert script.hung_up.wait(10)
+    assert gateway.process.wait(60) == 0
+    assert script.hung_up.wait(40)
     code, report = audit_verify(gateway.state_dir)
     assert code == 0
     assert report["chains"][0]["unfinished"] == []
@@ -120,7 +120,7 @@ def test_a_second_signal_does_not_wait_for_the_grace_time(
     gateway.signal(signal.SIGINT)
     asking.join()
 
-    assert gateway.process.wait(20) == 0
+    assert gateway.process.wait(60) == 0
     assert audit_verify(gateway.state_dir)[1]["chains"][0]["unfinished"] == []
 
 
@@ -134,7 +134,7 @@ def test_killed_it_loses_no_record_and_goes_on_in_the_same_chain(
     asking = Asking(gateway, stream=True)
     until(lambda: len(gateway.records("begin")) == 2, "the second request has begun")
     gateway.signal(signal.SIGKILL)
-    gateway.process.wait(10)
+    gateway.process.wait(40)
     asking.join()
     script.pause_s = 0.0
 
@@ -167,31 +167,44 @@ def children(pid: int) -> list[int]:
 def test_the_engine_that_it_started_ends_with_it(
     policies: Path, checkpoint: Path, start: StartGateway, number: int
 ) -> None:
-    gateway = start({
-        "policies": str(policies), "bedrock": "off", "model": str(checkpoint), "engine_port": free_port(),
-    })  # fmt: skip
+    gateway = start(
+        {
+            "policies": str(policies),
+            "bedrock": "off",
+            "model": str(checkpoint),
+            "engine_port": free_port(),
+        }
+    )
     (engine,) = children(gateway.process.pid)
     assert gateway.caller().ask(max_tokens=2).place == "local-engine"
 
     gateway.signal(number)
 
-    assert gateway.process.wait(20) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert gateway.process.wait(60) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
     until(lambda: not running(engine), "the engine has ended")
 
 
 def test_ctrl_c_ends_everything_that_the_demo_started(tmp_path: Path) -> None:
     port, engine_port = free_port(), free_port()
     environ = {
-        "DOUANE_PORT": str(port), "DOUANE_ENGINE_PORT": str(engine_port), "DOUANE_DEMO_KEY": "sk-demo",
-        "DOUANE_STATE_DIR": str(tmp_path / "state"), "AWS_ACCESS_KEY_ID": "AKIAREALKEYOFTHEMACHINE",
-        "AWS_SECRET_ACCESS_KEY": "real", "AWS_REGION": "us-east-1",
-    }  # fmt: skip
+        "DOUANE_PORT": str(port),
+        "DOUANE_ENGINE_PORT": str(engine_port),
+        "DOUANE_DEMO_KEY": "sk-demo",
+        "DOUANE_STATE_DIR": str(tmp_path / "state"),
+        "AWS_ACCESS_KEY_ID": "AKIAREALKEYOFTHEMACHINE",
+        "AWS_SECRET_ACCESS_KEY": "real",
+        "AWS_REGION": "us-east-1",
+    }
     printed = tmp_path / "printed.txt"
     with printed.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway.cli.main", "serve", "--demo"],
-            cwd=ROOT, env={**os.environ, **environ}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env={**os.environ, **environ},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         until(lambda: "Douane is ready" in printed.read_text(), "the demo is ready", within_s=120)
         headers = {"authorization": "Bearer sk-demo"}
@@ -203,7 +216,7 @@ def test_ctrl_c_ends_everything_that_the_demo_started(tmp_path: Path) -> None:
             spilled = http.post("/v1/chat/completions", json=body)
         engines = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

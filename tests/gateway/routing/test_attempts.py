@@ -35,7 +35,7 @@ class OneChunk:
 
     upstream = UPSTREAM
 
-    async def __aiter__(self) -> AsyncIterator[tuple[Chunk, ...]]:  # type: ignore[override]
+    async def __aiter__(self) -> AsyncIterator[tuple[Chunk, ...]]:
         yield (Chunk(b"{}"),)
         raise base.Broken("cut")
 
@@ -62,7 +62,7 @@ class Scripted:
 
     async def stream(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> AnswerStream:
         await self.complete(attempt, chat, request_id)
-        return OneChunk()  # type: ignore[return-value]
+        return OneChunk()
 
     async def probe(self) -> None:
         return None
@@ -88,9 +88,15 @@ class Run:
             self.skipped,
         )
         return await attempt_in_order(
-            decision, chat(stream=stream), "req", self.backends, self.health, ManualClock(),
-            lambda attempt: attempt.place.id not in self.withdrawn, self.tried,
-        )  # fmt: skip
+            decision,
+            chat(stream=stream),
+            "req",
+            self.backends,
+            self.health,
+            ManualClock(),
+            lambda attempt: attempt.place.id not in self.withdrawn,
+            self.tried,
+        )
 
     def outcomes(self) -> list[tuple[str, str]]:
         return [(one.place.id, one.outcome) for one in self.tried]
@@ -176,8 +182,10 @@ async def test_a_place_that_was_withdrawn_meanwhile_is_not_tried() -> None:
 
     assert reached.attempt.place.id == "bedrock-milan"
     assert run.outcomes() == [
-        ("local-engine", "unreachable"), ("bedrock-frankfurt", "withdrawn"), ("bedrock-milan", "answered"),
-    ]  # fmt: skip
+        ("local-engine", "unreachable"),
+        ("bedrock-frankfurt", "withdrawn"),
+        ("bedrock-milan", "answered"),
+    ]
     assert run.backends["bedrock-frankfurt"].calls == 0
 
 
@@ -242,12 +250,18 @@ async def test_when_none_answers_the_caller_is_told_so() -> None:
     ("skipped", "error"),
     [
         ((Skipped("local-engine", "unsupported", ("seed",)),), errors.UnsupportedParameter),
-        ((Skipped("local-engine", "unsupported", ("seed",)), Skipped("x", "unconfigured")), errors.UnsupportedParameter),
-        ((Skipped("local-engine", "unsupported", ("seed",)), Skipped("x", "unavailable")), errors.PermittedBackendUnavailable),
+        (
+            (Skipped("local-engine", "unsupported", ("seed",)), Skipped("x", "unconfigured")),
+            errors.UnsupportedParameter,
+        ),
+        (
+            (Skipped("local-engine", "unsupported", ("seed",)), Skipped("x", "unavailable")),
+            errors.PermittedBackendUnavailable,
+        ),
         ((Skipped("local-engine", "not_loaded"),), errors.PermittedBackendUnavailable),
         ((), errors.PermittedBackendUnavailable),
     ],
-)  # fmt: skip
+)
 async def test_an_empty_plan_says_why(skipped: tuple[Skipped, ...], error: type[errors.DouaneError]) -> None:
     with pytest.raises(error) as raised:
         await Run(attempted=(), skipped=skipped).go()
