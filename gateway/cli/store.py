@@ -55,8 +55,8 @@ async def accept(settings: Settings, tenants: tuple[str, ...]) -> None:
     if settings.redis_url is None:
         raise SettingsInvalid(
             (
-                "DOUANE_REDIS_URL is not set; a store in the process is accepted as new by stopping the gateway, "
-                f"removing `{settings.state_dir / FILE}` and starting it again",
+                "DOUANE_REDIS_URL is not set; a store in the process is accepted as new by stopping the "
+                f"gateway, removing `{settings.state_dir / FILE}` and starting it again",
             )
         )
     opened = await RedisStore.open(settings.redis_url.get_secret_value(), state_dir=settings.state_dir)
