@@ -63,7 +63,7 @@ async def conclude(
 
 def recordable(trail: Trail, context: GatewayContext) -> bool:
     """Whether the audit may hold even that this request was refused; what has begun is there already."""
-    if trail.begun is not None or trail.permitted is None:
+    if trail.processed or trail.permitted is None:
         return True
     return trail.permitted.allows(Action.RECORD, context.settings.audit_place)
 
@@ -88,7 +88,7 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
     commit = context.tenant_keys.commit
     tenant = trail.caller.tenant
     record: End | Refused
-    if trail.begun is None:
+    if not trail.processed:
         record = Refused(
             request=trail.incoming.request_id,
             status=ending.status,
@@ -105,7 +105,7 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
     else:
         record = End(
             request=trail.incoming.request_id,
-            began=trail.begun.sequence,
+            began=trail.begun.sequence if trail.begun is not None else 0,
             tenant=tenant,
             outcome=ending.outcome,
             status=ending.status,
@@ -217,11 +217,9 @@ async def refuse(error: DouaneError, trail: Trail, hangup: Hangup, context: Gate
     hangup.disarm()
     body = error_reply(error, trail.incoming.request_id).body
     assert isinstance(body, bytes)
-    ending = Ending(
-        "refused" if trail.begun is None else "failed", error.status, whole_answer(body), error.code
-    )
+    ending = Ending("failed" if trail.processed else "refused", error.status, whole_answer(body), error.code)
     if hangup.happened:  # nobody is there to be told
-        outcome: Outcome = "refused" if trail.begun is None else "incomplete"
+        outcome: Outcome = "incomplete" if trail.processed else "refused"
         ending = Ending(outcome, CLIENT_GONE_STATUS, whole_answer(b""), "client_gone")
     try:
         receipt = await conclude(ending, trail, context)

@@ -40,6 +40,11 @@ class Trail:
     concluded: bool = False  # its last record is on its way, and must not be written twice
 
     @property
+    def processed(self) -> bool:
+        """Whether it got past being turned away; also where its begin could not be recorded."""
+        return self.begun is not None or bool(self.tried) or self.cache == "hit"
+
+    @property
     def receipt_id(self) -> str:
         """A receipt is named after its request."""
         return f"rcpt_{self.incoming.request_id.removeprefix('req_')}"

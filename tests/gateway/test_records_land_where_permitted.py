@@ -1,4 +1,4 @@
-"""Not even that a request was refused is written down where its labels do not permit a record."""
+"""Records say what happened, and not even a refusal is written down where its labels do not permit it."""
 
 from __future__ import annotations
 
@@ -39,3 +39,20 @@ async def test_a_refusal_is_not_recorded_where_a_record_is_forbidden(tmp_path: P
         await public.ask(context)
         assert public.status == 200
         assert [record.fields.get("labels") for record in records(context)] == [["public"], None]
+
+
+async def test_an_answer_whose_begin_could_not_be_written_is_no_refusal(tmp_path: Path) -> None:
+    policies = bundle_with_keys(tmp_path / "policies")
+    async with gateway(tmp_path / "state", policies, audit_failure="continue") as context:
+        engine = script(context)
+
+        async def disk_has_room_again() -> None:
+            context.audit._closed = False  # type: ignore[attr-defined]
+
+        engine.before = disk_has_room_again
+        context.audit._closed = True  # type: ignore[attr-defined]
+        client = chat("hello")
+        await client.ask(context)
+        assert client.status == 200
+        (end,) = records(context)
+        assert (end.kind, end.fields["outcome"], end.fields["began"]) == ("end", "answered", 0)
