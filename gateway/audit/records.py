@@ -77,8 +77,8 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What became of the request whose `begin` has sequence `began`, in the same chain; 0 where that could not
-    be written, and the operator chose to go on.
+    """What became of the request whose `begin` has sequence `began`, in the same chain; 0 where that could
+    not be written, and the operator chose to go on.
 
     `outcome` is a word of `gateway.receipts.receipt.OUTCOMES`. `code` is an error's code. `cache` is the
     cache's answer (`hit`, `miss`, …). `cost_usd_nano` is in 10⁻⁹ USD.
