@@ -1,6 +1,6 @@
 """What the gateway costs with everything on, beside a bare forwarder in the same run.
 
-    python -m bench.gateway [--json] [--rounds N] [--seconds N] [--peers]
+    python -m bench.gateway [--json] [--rounds N] [--seconds N]
 
 Both stand in front of the same upstream, under the same server, one worker each, and are measured in turns.
 `docs/performance.md` says how each number is made.
@@ -32,6 +32,7 @@ from bench.stack import Stack, running_stack
 from bench.wrk import client_name
 
 OPEN_ROUNDS = 5
+NO_PEER = "not run by this bench; numbers of other runs or machines are not put beside these"
 PACKAGES = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "aiohttp", "hiredis", "pydantic")
 
 
@@ -81,6 +82,7 @@ def rows_of(found: Measured) -> list[Row]:
     p99_ms = median(ours.p99_ms - bares.p99_ms for ours, bares in tails)
     cpu = median(one.cpu_us for one in douane) / median(one.cpu_us for one in bare)
     rate = median(one.per_s for one in douane) / median(one.per_s for one in bare)
+    hits = median(one.per_s for one in found.hits)
     relayed = {name: median(one.cpu_us for one in runs) for name, runs in found.streams.items()}
     return [
         Row("CPU a request, everything on, to the bare forwarder's", cpu, "×", at_most=2.5),
@@ -90,7 +92,7 @@ def rows_of(found: Measured) -> list[Row]:
         Row("p50 over the bare forwarder's, 1 connection", added_ms(found.one_connection), "ms", at_most=1),
         Row(f"p99 over the bare forwarder's, {RATE_PER_S:g}/s open loop", p99_ms, "ms", at_most=3),
         Row("errors", found.errors(), "", at_most=0),
-        Row("cache hits a second from Redis", median(one.per_s for one in found.hits), "/s", at_least=2500),
+        Row("cache hits a second from Redis", hits, "/s", at_least=2500, note=hits_note(hits, bare)),
         Row("streaming: CPU a chunk, to a bare relay's", relayed["douane"] / relayed["bare"], "×", at_most=2),
         Row(
             "streaming: p50 to first token, over a bare relay's",
@@ -99,7 +101,15 @@ def rows_of(found: Measured) -> list[Row]:
             at_most=1,
         ),
         Row("residency decision over 60 backends", found.decision_us, "µs", at_most=10),
+        Row("requests a second, to LiteLLM's proxy", None, "×", at_least=10, note=NO_PEER),
+        Row("requests a second, to Portkey's gateway", None, "×", at_least=1, note=NO_PEER),
     ]
+
+
+def hits_note(hits_per_s: float, bare: list[Speed]) -> str:
+    """A number of its own depends on the machine; beside the bare forwarder's it says more."""
+    bare_per_s = median(one.per_s for one in bare)
+    return f"{hits_per_s / bare_per_s:.2f} × the {bare_per_s:.0f}/s that the bare forwarder made in this run"
 
 
 def median(values: Iterable[float]) -> float:

@@ -2,8 +2,8 @@
 
 redis-py connects, verifies, logs in and packs commands. What is added here is when: commands of one turn of
 the event loop are written together, and replies are matched in order as they arrive, by hiredis, as redis-py
-does it. Its own way of reading and writing (a task, a stream and a timeout for each command) would make a
-whole request through the gateway a quarter dearer (`docs/performance.md`).
+does it. Its own way of reading and writing (a task, a stream and a timeout for each command) takes a third
+more CPU for the same commands (`docs/performance.md`).
 """
 
 from __future__ import annotations
