@@ -71,7 +71,7 @@ async def stream_answer(
                     usage = chunk.usage
                     if not wants_usage:
                         continue
-                else:
+                elif trail.cache_key is not None:
                     parts.append(chunk.data)
                 digest.add(chunk.data)
                 sent += b"data: %b\n\n" % chunk.data

@@ -41,6 +41,8 @@ def require_entrance(trail: Trail, context: GatewayContext) -> None:
         )
     permitted, settings = trail.permitted, context.settings
     needed = [(Action.RECORD, settings.audit_place), (Action.INFER, settings.gateway_place)]
+    if context.store_place is not None:  # it counts what was used, and remembers labels
+        needed.append((Action.RECORD, context.store_place))
     if settings.terminator_place is not None:
         needed.append((Action.INFER, settings.terminator_place))
     for action, place in needed:
