@@ -82,8 +82,7 @@ class TenantKeys:
                 master = file.read(MASTER_BYTES + 1)
         except FileNotFoundError:
             raise KeyFileInvalid(
-                f"there is no master key at `{path}`; "
-                f"make one with `douane init --state-dir {path.parent}`"
+                f"there is no master key at `{path}`; make one with `douane init --state-dir {path.parent}`"
             ) from None
         except OSError as error:
             raise KeyFileInvalid(f"the master key `{path}` cannot be read: {error.strerror}") from None
