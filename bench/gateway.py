@@ -1,6 +1,6 @@
 """What the gateway costs with everything on, beside a bare forwarder in the same run.
 
-    python -m bench.gateway [--json] [--rounds N] [--seconds N]
+    python -m bench.gateway [--json] [--rounds N] [--seconds N] [--litellm COMMAND]
 
 Both stand in front of the same upstream, under the same server, one worker each, and are measured in turns.
 `docs/performance.md` says how each number is made.
@@ -23,8 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.litellm_proxy import running_litellm
 from bench.measure import RATE_PER_S, Bench, Latency, Speed, Streamed
-from bench.processes import NotStarted
+from bench.processes import NotStarted, Server
 from bench.residency import decision_us
 from bench.roundtrips import RoundTrips, count_round_trips
 from bench.rows import Row, table
@@ -32,7 +33,8 @@ from bench.stack import Stack, running_stack
 from bench.wrk import client_name
 
 OPEN_ROUNDS = 5
-NO_PEER = "not run by this bench; numbers of other runs or machines are not put beside these"
+NO_PEER = "not run; numbers of other runs or machines are not put beside these"
+NO_LITELLM = f"{NO_PEER}. `--litellm COMMAND` runs it"
 PACKAGES = ("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "aiohttp", "hiredis", "pydantic")
 
 
@@ -58,13 +60,13 @@ class Measured:
         return sum(one.errors for one in answered)
 
 
-def measure(stack: Stack, rounds: int, seconds: int) -> Measured:
+def measure(stack: Stack, peers: list[Server], rounds: int, seconds: int) -> Measured:
     bench = Bench(stack, rounds, seconds)
     pair = [stack.bare, stack.douane]
-    bench.warm_up(pair)
+    bench.warm_up([*pair, *peers])
     round_trips = count_round_trips(stack, bench.questions())
     return Measured(
-        full_speed=bench.full_speed(pair),
+        full_speed=bench.full_speed([*pair, *peers]),
         hits=bench.hits(stack.douane),
         one_connection=bench.one_connection([stack.upstream, *pair]),
         open_loop=bench.open_loop(pair, OPEN_ROUNDS),
@@ -101,9 +103,21 @@ def rows_of(found: Measured) -> list[Row]:
             at_most=1,
         ),
         Row("residency decision over 60 backends", found.decision_us, "µs", at_most=10),
-        Row("requests a second, to LiteLLM's proxy", None, "×", at_least=10, note=NO_PEER),
+        litellm_row(found),
         Row("requests a second, to Portkey's gateway", None, "×", at_least=1, note=NO_PEER),
     ]
+
+
+def litellm_row(found: Measured) -> Row:
+    """Douane with everything on, to LiteLLM's proxy with no more than a key."""
+    what = "requests a second, to LiteLLM's proxy"
+    runs = found.full_speed.get("litellm")
+    if runs is None:
+        return Row(what, None, "×", at_least=10, note=NO_LITELLM)
+    theirs = median(one.per_s for one in runs)
+    wrong = sum(one.errors for one in runs)
+    ours = median(one.per_s for one in found.full_speed["douane"])
+    return Row(what, ours / theirs, "×", at_least=10, note=f"it made {theirs:.0f}/s, {wrong} answers wrong")
 
 
 def hits_note(hits_per_s: float, bare: list[Speed]) -> str:
@@ -139,12 +153,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default 3)")
     parser.add_argument("--seconds", type=int, default=4, help="seconds of load in a round (default 4)")
+    parser.add_argument("--litellm", metavar="COMMAND", help="also measure this `litellm` proxy command")
     options = parser.parse_args(arguments)
     before, began_s = machine(), time.monotonic()
     try:
         with ExitStack() as opened:
             directory = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="douane-bench-")))
-            found = measure(opened.enter_context(running_stack(directory)), options.rounds, options.seconds)
+            stack = opened.enter_context(running_stack(directory))
+            peers = []
+            if options.litellm:
+                peers.append(
+                    opened.enter_context(
+                        running_litellm(options.litellm, directory, stack.upstream, stack.key)
+                    )
+                )
+            found = measure(stack, peers, options.rounds, options.seconds)
     except NotStarted as error:
         print(f"bench: {error}", file=sys.stderr)
         return 3

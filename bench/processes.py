@@ -70,6 +70,7 @@ def running(
     *,
     path: str | None = "/healthz",
     environment: Mapping[str, str] | None = None,
+    start_s: float = START_S,
 ) -> Iterator[Server]:
     """Runs `command` until the block ends; enters it once the port answers (`path` None: accepts)."""
     with log.open("wb") as output:
@@ -78,7 +79,7 @@ def running(
             env={**clean_environment(), **(environment or {})},
         )  # fmt: skip
     try:
-        wait_until_up(name, process, port, path, log)
+        wait_until_up(name, process, port, path, log, start_s)
         yield Server(name, process.pid, port)
     finally:
         process.terminate()
@@ -96,9 +97,9 @@ def clean_environment() -> dict[str, str]:
 
 
 def wait_until_up(
-    name: str, process: subprocess.Popen[bytes], port: int, path: str | None, log: Path
+    name: str, process: subprocess.Popen[bytes], port: int, path: str | None, log: Path, start_s: float
 ) -> None:
-    until_s = time.monotonic() + START_S
+    until_s = time.monotonic() + start_s
     while not answers(port, path):
         if process.poll() is not None or time.monotonic() > until_s:
             tail = log.read_text(errors="replace")[-2000:]

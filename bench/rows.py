@@ -33,7 +33,13 @@ class Row:
     def told(self) -> dict[str, object]:
         """For the JSON output."""
         value = None if self.value is None else round(self.value, 3)
-        told = {"what": self.what, "value": value, "unit": self.unit, "goal": self.goal, "met": self.met}
+        told: dict[str, object] = {
+            "what": self.what,
+            "value": value,
+            "unit": self.unit,
+            "goal": self.goal,
+            "met": self.met,
+        }
         return {**told, "note": self.note} if self.note else told
 
 
