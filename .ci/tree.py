@@ -18,10 +18,10 @@ SOURCE_LINES = 450  # a module beyond this is two modules
 FILE_BYTES = 1 << 20
 SOURCES = ("gateway/", "local_engine/", "bench/", "requirements/", ".ci/", "infra/")
 
-# Addresses of registries belong to each machine's own settings; paths of one machine mean nothing on another.
+# Where packages come from is each machine's own setting; paths of one machine mean nothing on another.
 FORBIDDEN = re.compile(
-    r"(pypi|pythonhosted|npmjs|crates)\.(org|io|com)\b|deb\.debian\.org|proxy\.golang\.org"
-    r"|/opt/(pypi|wheels)|/work/(main|shared)|/root/\.|/home/[a-z]+/"
+    r"--(?:extra-)?index-[u]rl\b|--[f]ind-links\b|https?://[\w.-]+/(?:simple|packages)/"
+    r"|[f]ile:///|/(?:home|Users)/\w+/|/[r]oot/"
 )
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

@@ -55,7 +55,14 @@ def test_links_that_lead_nowhere_are_problems_and_those_in_code_are_not(root: Pa
 
 @pytest.mark.parametrize(
     "text",
-    ["https://py" + "pi.org/simple", "files.python" + "hosted.org", "/root" + "/.cache", "/work" + "/main"],
+    [
+        "https://packages.example" + "/simple/x",
+        "--extra-index" + "-url",
+        "--find" + "-links",
+        "file:" + "///wheels",
+        "/root" + "/.cache",
+        "/home" + "/alice/douane",
+    ],
 )
 def test_addresses_of_registries_and_paths_of_one_machine_are_problems(root: Path, text: str) -> None:
     (root / "README.md").write_text(f"fine\nsee {text} there\n")
@@ -66,7 +73,7 @@ def test_addresses_of_registries_and_paths_of_one_machine_are_problems(root: Pat
 
 
 def test_a_file_that_is_not_text_is_not_read_as_text(root: Path) -> None:
-    (root / "picture.png").write_bytes(b"\x89PNG\0\xff/work" + b"/main")
+    (root / "picture.png").write_bytes(b"\x89PNG\0\xff/root" + b"/.cache")
 
     assert list(tree.forbidden(root, ["picture.png"])) == []
 
