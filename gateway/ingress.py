@@ -116,6 +116,9 @@ async def read_request(
 
 
 async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: int) -> bytes:
+    too_large_text = f"the body is over the limit of {limit_bytes} bytes; shorten `messages`"
+    if declared_bytes is not None and declared_bytes > limit_bytes * DISCARD_LIMITS:
+        raise BodyTooLarge(too_large_text)  # too much even to throw away: answered before it is sent
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone
@@ -138,7 +141,7 @@ async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: i
         if not too_large:
             pieces.append(piece)
     if too_large:
-        raise BodyTooLarge(f"the body is over the limit of {limit_bytes} bytes; shorten `messages`")
+        raise BodyTooLarge(too_large_text)
     return b"".join(pieces)
 
 

@@ -196,6 +196,19 @@ def test_a_body_far_over_the_limit_is_not_held(
     assert peak_bytes(narrow.process.pid) - before < 16 * 1024 * 1024
 
 
+def test_a_body_that_is_declared_far_over_the_limit_is_refused_before_it_is_sent(
+    narrow: GatewayProcess, caller: Caller
+) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {BODY_LIMIT * 100}\r\n\r\n"
+    with connect(narrow) as connection:
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+    assert b'"code":"body_too_large"' in answer
+
+
 def peak_bytes(pid: int) -> int:
     """The most memory that a process ever held."""
     (line,) = [
