@@ -15,7 +15,7 @@ import aiohttp
 import orjson
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 
 from gateway.demo.stack import DEMO_TENANT, demo_settings, demo_stack
 from gateway.engine_process import RunningEngine, end, running_engine
@@ -174,7 +174,11 @@ async def open_tour(console: Console) -> AsyncIterator[Tour]:
         if serving.done():  # it did not start: let its error say why
             await serving
         table = Table(
-            "request", "status", "answered at", "note", title="What was asked, and where it was answered"
+            "request",
+            "status",
+            "answered at",
+            Column("note", overflow="fold"),
+            title="What was asked, and where it was answered",
         )
         try:
             yield Tour(f"http://127.0.0.1:{listening.result()}", key, wired, engine, emulators, http, table)
