@@ -18,6 +18,7 @@ from gateway.backends.base import Chunk, Usage
 from gateway.openai import ChatRequest
 from gateway.places import Action
 from gateway.policy.permit import Permitted
+from gateway.receipts.receipt import CacheOrigin
 from gateway.tenant_keys import Keyring, Unsealable
 
 ENTRY_BYTES_MAX = 1024 * 1024
@@ -25,23 +26,10 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where and when a cached answer was made, for authorising it again and for its receipts."""
-
-    place: str
-    country: str
-    operator: str
-    emulated: bool
-    receipt: str
-    issued_at: str
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class CachedAnswer:
     """A complete answer. `parts` is the JSON text of the body, or of each chunk before the usage chunk."""
 
-    origin: Origin
+    origin: CacheOrigin
     id: str  # of the answer when it was made; replaced when it is told again
     usage: Usage
     streamed: bool
@@ -109,7 +97,7 @@ def open_entry(sealed: bytes, key: str, tenant: str, keys: Keyring) -> CachedAns
     try:
         head_text, *parts = keys.open_(tenant, key.encode(), sealed).split(b"\n")
         head = orjson.loads(head_text)
-        origin = Origin(**{**head["origin"], "labels": tuple(head["origin"]["labels"])})
+        origin = CacheOrigin(**{**head["origin"], "labels": tuple(head["origin"]["labels"])})
         return CachedAnswer(origin, head["id"], Usage(**head["usage"]), head["streamed"], tuple(parts))
     except (Unsealable, orjson.JSONDecodeError, KeyError, TypeError):
         # Damaged, or written by a version with another form: either way there is nothing to tell again.

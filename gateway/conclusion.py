@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 
 from gateway import logs
@@ -78,7 +77,7 @@ def sign_receipt(ending: Ending, sealed: Sealed | None, trail: Trail, context: G
             trail.bundle.places[context.settings.gateway_place],
             context.store_place,
             context.clock.now(),
-            hashlib.sha256(trail.incoming.body).hexdigest(),
+            body_digest(trail.incoming.body),
         )
     )
 

@@ -12,11 +12,11 @@ from gateway import errors, logs
 from gateway.audit.chain import time_text
 from gateway.backends.base import Answer, AnswerStream, BackendFault, Upstream, Usage
 from gateway.begin import record_begin
-from gateway.cache import CachedAnswer, Origin, complete_stream, seal_entry
+from gateway.cache import CachedAnswer, complete_stream, seal_entry
 from gateway.conclusion import answer_headers, conclude, whole_answer
 from gateway.context import GatewayContext
 from gateway.hangup import Hangup
-from gateway.ingress import Headers, Reply
+from gateway.ingress import Headers, Reply, sse_event
 from gateway.places import Action, Place
 from gateway.receipts.assemble import Ending
 from gateway.receipts.delivery import stream_comment
@@ -27,7 +27,7 @@ from gateway.routing.attempts import Reached, Tried, count_fault, release
 from gateway.store.base import Put
 from gateway.trail import Trail
 
-DONE = b"data: [DONE]\n\n"
+DONE = sse_event(b"[DONE]")
 
 
 async def deliver_answer(reached: Reached, trail: Trail, hangup: Hangup, context: GatewayContext) -> Reply:
@@ -74,7 +74,7 @@ async def stream_answer(
                 elif trail.cache_key is not None:
                     parts.append(chunk.data)
                 digest.add(chunk.data)
-                sent += b"data: %b\n\n" % chunk.data
+                sent += sse_event(chunk.data)
             if sent:
                 yield bytes(sent)
     except BackendFault as fault:
@@ -98,8 +98,9 @@ async def stream_answer(
         await stream.aclose()
     try:
         if failure is None and usage is not None:
-            answer_id = f"chatcmpl-{trail.incoming.request_id}"
-            kept = cached_answer(place, stream.upstream, answer_id, usage, tuple(parts), True, trail, context)
+            kept = cached_answer(
+                place, stream.upstream, trail.answer_id, usage, tuple(parts), True, trail, context
+            )
             ending = Ending("answered", 200, stream_claim(digest), usage=usage)
             receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
             yield receipt_comment(receipt) + DONE
@@ -109,15 +110,15 @@ async def stream_answer(
         digest.add(event)
         ending = Ending("incomplete", 200, stream_claim(digest), failure.code, usage)
         receipt = await conclude(ending, trail, context)
-        yield b"data: %b\n\n" % event + receipt_comment(receipt)
+        yield sse_event(event) + receipt_comment(receipt)
     except errors.RecordUnavailable as unavailable:
-        yield b"data: %b\n\n" % orjson.dumps(unavailable.body())
+        yield sse_event(orjson.dumps(unavailable.body()))
     except Exception:
         logs.event("bug", logging.ERROR, request=trail.incoming.request_id, exc_info=True)
         bug = errors.bug(trail.incoming.request_id)
         ending = Ending("incomplete", 200, stream_claim(digest), bug.code, usage)
         await conclude_unheard(ending, trail, context)
-        yield b"data: %b\n\n" % orjson.dumps(bug.body())
+        yield sse_event(orjson.dumps(bug.body()))
 
 
 async def conclude_unheard(ending: Ending, trail: Trail, context: GatewayContext) -> None:
@@ -137,27 +138,17 @@ async def deliver_cached(
     hangup.disarm()
     origin = cached.origin
     headers: Headers = place_headers(trail.bundle.places[origin.place], origin.emulated)
-    claim = CacheOrigin(
-        origin.receipt,
-        origin.issued_at,
-        origin.place,
-        origin.country,
-        origin.operator,
-        origin.labels,
-        origin.emulated,
-    )
-    answer_id = f"chatcmpl-{trail.incoming.request_id}"
     if not trail.chat.wants_stream:
-        body = cached.body(answer_id)
-        ending = Ending("cached", 200, whole_answer(body), usage=cached.usage, origin=claim)
+        body = cached.body(trail.answer_id)
+        ending = Ending("cached", 200, whole_answer(body), usage=cached.usage, origin=origin)
         receipt = await conclude(ending, trail, context)
         return Reply(200, [*answer_headers(receipt, trail), *headers], body)
     digest, sent = StreamDigest(), bytearray()
-    for chunk in cached.chunks(answer_id):
+    for chunk in cached.chunks(trail.answer_id):
         if chunk.usage is None or trail.chat.wants_usage_chunk:
             digest.add(chunk.data)
-            sent += b"data: %b\n\n" % chunk.data
-    ending = Ending("cached", 200, stream_claim(digest), usage=cached.usage, origin=claim)
+            sent += sse_event(chunk.data)
+    ending = Ending("cached", 200, stream_claim(digest), usage=cached.usage, origin=origin)
     receipt = await conclude(ending, trail, context)
     return Reply(
         200, [*answer_headers(None, trail), *headers], replay(bytes(sent) + receipt_comment(receipt) + DONE)
@@ -175,7 +166,7 @@ def cached_answer(
     """What may be kept of this answer; None when nothing may, or when it has no reason why it finished."""
     if trail.cache_key is None or trail.facts is None or not complete_stream(parts):
         return None
-    origin = Origin(
+    origin = CacheOrigin(
         place=place.id,
         country=place.country,
         operator=place.operator,

@@ -160,6 +160,11 @@ def json_reply(status: int, content: Any, headers: Headers | None = None) -> Rep
     return Reply(status, headers or [], orjson.dumps(content))
 
 
+def sse_event(data: bytes) -> bytes:
+    """One server-sent event; `data` has no line ends."""
+    return b"data: %b\n\n" % data
+
+
 async def write_reply(reply: Reply, send: Send, gone: Callable[[], bool]) -> None:
     """Sends a whole body, or an event stream piece by piece.
 
@@ -190,6 +195,6 @@ async def write_reply(reply: Reply, send: Send, gone: Callable[[], bool]) -> Non
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
     except asyncio.CancelledError:
         if begun and not gone():
-            await send({"type": "http.response.body", "body": b"data: %b\n\n" % orjson.dumps(CUT_OFF.body())})
+            await send({"type": "http.response.body", "body": sse_event(orjson.dumps(CUT_OFF.body()))})
         raise
     await send({"type": "http.response.body", "body": b""})

@@ -17,7 +17,6 @@ from typing import Any
 import orjson
 
 FRAMES_MAX = 12
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class ContentFreeFormatter(logging.Formatter):

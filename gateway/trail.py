@@ -45,6 +45,11 @@ class Trail:
         return self.begun is not None or bool(self.tried) or self.cache == "hit"
 
     @property
+    def answer_id(self) -> str:
+        """The id of an answer in OpenAI's shape: every backend names it after the request."""
+        return f"chatcmpl-{self.incoming.request_id}"
+
+    @property
     def receipt_id(self) -> str:
         """A receipt is named after its request."""
         return f"rcpt_{self.incoming.request_id.removeprefix('req_')}"

@@ -15,7 +15,6 @@ from gateway.backends.base import Usage
 from gateway.cache import (
     ENTRY_BYTES_MAX,
     CachedAnswer,
-    Origin,
     authorised,
     cache_key,
     complete_stream,
@@ -28,6 +27,7 @@ from gateway.openai import parse_chat
 from gateway.places import Action
 from gateway.policy.load import load_bundle
 from gateway.policy.permit import Permitted, permit
+from gateway.receipts.receipt import CacheOrigin
 from gateway.tenant_keys import TenantKeys
 
 BUNDLE = load_bundle(Path(__file__).parents[1] / "policies")
@@ -35,8 +35,8 @@ KEYS = TenantKeys(bytes(32))
 FACTS = Facts("demo", "DE", "general", "gpt-oss-20b", Labels("public", frozenset()))
 PLACE = "store-redis"
 USAGE = Usage(12, 34, 5, 6)
-ORIGIN = Origin(
-    "local-engine", "DE", "self", False, "rcpt-1", "2026-01-01T12:00:00Z", ("confidential", "personal")
+ORIGIN = CacheOrigin(
+    "rcpt-1", "2026-01-01T12:00:00Z", "local-engine", "DE", "self", ("confidential", "personal"), False
 )
 
 BASE: dict[str, Any] = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": "hello"}]}

@@ -65,9 +65,7 @@ def serve(demo: bool, **given: Any) -> None:
             require_real(settings)
             require_clean_environment(settings)
             run(serve_gateway(settings, {}, lambda port: announce(settings, port)))
-    except NOT_STARTED as error:
-        fail(error)
-    except OSError as error:
+    except (*NOT_STARTED, OSError) as error:
         fail(error)
 
 

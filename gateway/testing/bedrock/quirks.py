@@ -28,7 +28,6 @@ SERVING_REGIONS: Final = frozenset(
 )  # fmt: skip
 
 MAX_OUTPUT_TOKENS: Final = 16_384
-CONTEXT_TOKENS: Final = 128_000
 
 # The fields that the engine behind Bedrock deserialises; any other is an unknown field.
 ENGINE_FIELDS: Final = (
