@@ -42,10 +42,11 @@ class Wire(asyncio.Protocol):
         self._out: list[bytes] = []
         self._pending: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0  # of the timer: uvloop's handle of one that is due at once cannot tell
         self._reader = hiredis.Reader(
             notEnoughData=NOTHING, protocolError=InvalidResponse, replyError=connection._parser.parse_error
         )
-        self._closing: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None  # held, or the loop might forget it
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self.timeout_s = timeout_s
         self.lost: asyncio.Future[str] = self._loop.create_future()  # its result says why
@@ -78,10 +79,10 @@ class Wire(asyncio.Protocol):
         self._out.extend(self._connection.pack_command(*arguments))
         deadline_s = self._loop.time() + (self.timeout_s if timeout_s is None else timeout_s)
         self._pending.append((deadline_s, future))
-        if self._timer is None or deadline_s < self._timer.when():  # one that waited for a patient call
+        if self._timer is None or deadline_s < self._due_s:  # one that waited for a patient call
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(deadline_s, self._check)
+            self._check_at(deadline_s)
         return future
 
     def end(self, reason: str) -> None:
@@ -131,6 +132,10 @@ class Wire(asyncio.Protocol):
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
             self._out.clear()
 
+    def _check_at(self, deadline_s: float) -> None:
+        self._due_s = deadline_s
+        self._timer = self._loop.call_at(deadline_s, self._check)
+
     def _check(self) -> None:
         """One timer for all: answers come in order, so the oldest is the first to be late."""
         self._timer = None
@@ -138,9 +143,10 @@ class Wire(asyncio.Protocol):
             return
         deadline_s, oldest = self._pending[0]
         if deadline_s <= self._loop.time():
-            self._timer = self._loop.call_later(GRACE_S, self._expire, oldest)
+            self._due_s = self._loop.time() + GRACE_S
+            self._timer = self._loop.call_at(self._due_s, self._expire, oldest)
         else:
-            self._timer = self._loop.call_at(deadline_s, self._check)
+            self._check_at(deadline_s)
 
     def _expire(self, suspect: asyncio.Future[Any]) -> None:
         self._timer = None
