@@ -3,6 +3,9 @@
 Files come from the index when there is one and from a glob otherwise; shard numbers are never interpreted
 (the released ones start at 0 with "of N-1"). The set of tensors must be exactly the one the configuration
 calls for: a missing, extra, misshapen or mistyped tensor is an error before anything is computed.
+
+Fine-tuned and merged copies may keep tensors in another float than bf16, and experts decoded instead of
+packed; both are taken as they are stored, for packing or rounding them again would change the model.
 """
 
 from __future__ import annotations
@@ -10,19 +13,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from local_engine.config import Format, ModelConfig, read_config
 from local_engine.errors import CheckpointError
-from local_engine.tensors import TensorSpec, stored_as, tensor_specs
+from local_engine.tensors import DENSE_DTYPES, TensorSpec, dense_experts, stored_as, tensor_specs
 
 PRESET_KEY = "douane.preset"
 SEED_KEY = "douane.seed"
+ADAPTER = "adapter_config.json"
+LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000
+"""A safetensors file begins with the length of its header, little-endian, and that is at most this."""
+
+Matrix = Literal["mlp1", "mlp2"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +49,55 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An open checkpoint. Tensors are read when asked for, by their original names."""
+    """An open checkpoint. Tensors are read when asked for, by their original names.
+
+    `dense` holds the stems (`block.0.mlp.mlp1_weight`) of experts that are stored decoded.
+    """
 
     path: Path
     config: ModelConfig
     format: Format
     origin: Origin
+    dense: frozenset[str]
     _parts: Mapping[str, list[TensorSpec]]
     _files: Mapping[str, Any]
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor as stored: bf16, or u8 for packed experts. Mapped, not copied, if it is whole on disk.
+        """One tensor as stored: bf16 (f16 or f32 in some fine-tuned copies), or u8 for packed experts.
 
-        Raises `KeyError` for a name the configuration does not call for.
+        Mapped, not copied, if it is whole on disk. Raises `KeyError` for a name the configuration does not call
+        for, `CheckpointError` for the packed half of experts that are stored decoded: see `experts`.
         """
+        stem = name.removesuffix(".blocks").removesuffix(".scales")
+        if stem in self.dense:
+            raise CheckpointError(
+                f"`{self.path}` stores `{stem}` decoded, not as blocks and scales: read it as experts"
+            )
         parts = [self._files[part.name].get_tensor(part.name) for part in self._parts[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def experts(self, layer: int, matrix: Matrix) -> tuple[torch.Tensor, torch.Tensor] | torch.Tensor:
+        """One layer's expert matrices as stored.
+
+        Packed: blocks u8 [E, R, G, 16] and scales u8 [E, R, G]. Decoded: bf16 (or f16, f32) [E, R, C], a
+        transposed view of the mapped tensor, so not contiguous. Raises `KeyError` for a layer that is not there.
+        """
+        stem = f"block.{layer}.mlp.{matrix}_weight"
+        if stem not in self.dense:
+            return self.tensor(f"{stem}.blocks"), self.tensor(f"{stem}.scales")
+        (part,) = self._parts[stem]
+        stored: torch.Tensor = self._files[part.name].get_tensor(part.name)
+        return stored.transpose(1, 2)
+
+    @property
+    def stored(self) -> list[TensorSpec]:
+        """Every tensor as it is on disk, name, shape and dtype."""
+        return [part for parts in self._parts.values() for part in parts]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(part.nbytes for parts in self._parts.values() for part in parts)
+        return sum(part.nbytes for part in self.stored)
 
     @property
     def fingerprint(self) -> str:
@@ -74,21 +111,56 @@ class Checkpoint:
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a directory with `config.json` and `*.safetensors`. Raises `ConfigError` or `CheckpointError`."""
-    if not (path / "config.json").is_file() and (path / "original" / "config.json").is_file():
-        raise CheckpointError(f"`{path}` holds the original format one level down: use `{path / 'original'}`")
+    _refuse_what_is_no_checkpoint(path)
     config, form = read_config(path / "config.json")
     files: dict[str, Any] = {}
+    places: dict[str, Path] = {}
     metadata: dict[str, str] = {}
     for file in _weight_files(path):
         opened = _open(file)
         metadata |= opened.metadata() or {}
         for name in opened.keys():  # noqa: SIM118 - a safetensors handle is no mapping
             if name in files:
-                raise CheckpointError(f"`{name}` is in more than one file of `{path}`")
-            files[name] = opened
+                raise CheckpointError(
+                    f"`{name}` is in more than one file: `{places[name]}` and `{file}`; keep the one that belongs"
+                )
+            files[name], places[name] = opened, file
     parts = {spec.name: stored_as(spec, config, form) for spec in tensor_specs(config)}
-    _check(path, [part for group in parts.values() for part in group], files)
-    return Checkpoint(path, config, form, _origin(metadata), parts, files)
+    dense: set[str] = set()
+    for stem, spec in dense_experts(config):
+        if form == "hf" and spec.name in files:
+            del parts[f"{stem}.blocks"], parts[f"{stem}.scales"]
+            parts[stem] = [spec]
+            dense.add(stem)
+    found = {name: [_checked(path, spec, files) for spec in group] for name, group in parts.items()}
+    extra = files.keys() - {spec.name for group in found.values() for spec in group}
+    if extra:
+        raise CheckpointError(f"`{path}` holds a tensor no gpt-oss has: `{min(extra)}`")
+    return Checkpoint(path, config, form, _origin(metadata), frozenset(dense), found, files)
+
+
+def _refuse_what_is_no_checkpoint(path: Path) -> None:
+    """Says what a folder is that is often mistaken for a checkpoint."""
+    if (path / ADAPTER).is_file():
+        raise CheckpointError(
+            f"`{path}` holds an adapter (`{ADAPTER}`), which this engine does not apply: merge it into its base "
+            f"model with `{merge_command(path)}` and use the folder `merged`"
+        )
+    if (path / "config.json").is_file():
+        return
+    if (path / "original" / "config.json").is_file():
+        raise CheckpointError(f"`{path}` holds the original format one level down: use `{path / 'original'}`")
+    packed = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
+    if packed:
+        raise CheckpointError(f"`{packed[0]}` is gguf: this engine reads `config.json` and `*.safetensors`")
+
+
+def merge_command(adapter: Path) -> str:
+    """The command that merges a LoRA adapter into its base model."""
+    return (
+        'python -c "from peft import AutoPeftModelForCausalLM as M; '
+        f"M.from_pretrained('{adapter}', dtype='bfloat16').merge_and_unload().save_pretrained('merged')\""
+    )
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -98,12 +170,15 @@ def _weight_files(path: Path) -> list[Path]:
     if indexes:
         try:
             names = sorted(set(json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()))
+            found = [path / Path(name).name for name in names]
         except (ValueError, KeyError, AttributeError, TypeError):
             raise CheckpointError(f"`{indexes[0]}` is no safetensors index: fetch it again") from None
-        found = [path / Path(name).name for name in names]
-        for file in found:
-            if not file.is_file():
-                raise CheckpointError(f"`{file}` is missing: the index names it, so fetch it again")
+        missing = [file.name for file in found if not file.is_file()]
+        if missing:
+            listed = ", ".join(f"`{name}`" for name in missing)
+            raise CheckpointError(
+                f"`{path}` lacks {len(missing)} of {len(found)} files that its index names: {listed}; fetch them"
+            )
     else:
         found = sorted(path.glob("*.safetensors"))
     if not found:
@@ -112,26 +187,42 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _open(file: Path) -> Any:
+    _refuse_a_cut_file(file)
     try:
         return safe_open(str(file), framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"`{file}` cannot be read as safetensors: {error}") from None
 
 
-def _check(path: Path, wanted: list[TensorSpec], files: Mapping[str, Any]) -> None:
-    for spec in wanted:
-        if spec.name not in files:
-            raise CheckpointError(f"`{path}` lacks the tensor `{spec.name}`: fetch the checkpoint again")
-        stored = files[spec.name].get_slice(spec.name)
-        shape, dtype = tuple(stored.get_shape()), str(stored.get_dtype())
-        if (shape, dtype) != (spec.shape, spec.dtype):
-            raise CheckpointError(
-                f"`{spec.name}` is {dtype} {list(shape)}, but the configuration calls for "
-                f"{spec.dtype} {list(spec.shape)}"
-            )
-    extra = files.keys() - {spec.name for spec in wanted}
-    if extra:
-        raise CheckpointError(f"`{path}` holds a tensor no gpt-oss has: `{min(extra)}`")
+def _refuse_a_cut_file(file: Path) -> None:
+    """A copy that broke off has a whole header, which says how long the file should be."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
+            whole = LENGTH_BYTES + length <= size
+            header = json.loads(opened.read(length)) if whole and length <= MAX_HEADER_BYTES else {}
+        ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return  # not safetensors at all, which opening it says better
+    wanted = LENGTH_BYTES + length + max(ends, default=0)
+    if size < wanted and length <= MAX_HEADER_BYTES:
+        raise CheckpointError(f"`{file}` is cut short, {size} of {wanted} bytes: fetch it again")
+
+
+def _checked(path: Path, wanted: TensorSpec, files: Mapping[str, Any]) -> TensorSpec:
+    """The spec as it is on disk. Raises `CheckpointError` unless that is what the configuration calls for."""
+    if wanted.name not in files:
+        raise CheckpointError(f"`{path}` lacks the tensor `{wanted.name}`: fetch the checkpoint again")
+    stored = files[wanted.name].get_slice(wanted.name)
+    shape, dtype = tuple(stored.get_shape()), str(stored.get_dtype())
+    accepted = DENSE_DTYPES if wanted.dtype == "BF16" else (wanted.dtype,)
+    if shape != wanted.shape or dtype not in accepted:
+        raise CheckpointError(
+            f"`{wanted.name}` is {dtype} {list(shape)}, but the configuration calls for "
+            f"{wanted.dtype} {list(wanted.shape)}"
+        )
+    return replace(wanted, dtype=dtype)
 
 
 def _origin(metadata: Mapping[str, str]) -> Origin:

@@ -2,7 +2,8 @@
 
 The original form (openai/gpt-oss, `original/config.json`) has 16 keys; the Hugging Face form has those
 under other names plus many that do not change the arithmetic. An unknown key is an error in both: a key
-this engine does not know may change what the model computes.
+this engine does not know may change what the model computes. What fine-tuning tools are known to note there
+about themselves is passed over.
 """
 
 from __future__ import annotations
@@ -45,22 +46,71 @@ HF_FIXED: dict[str, Any] = {
 }
 """Keys that may be absent, but whose value, when given, must be the one gpt-oss was trained with."""
 
+HF_PLAIN: dict[str, Any] = {
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "is_decoder": False,
+    "pruned_heads": {},
+    "tie_encoder_decoder": False,
+}
+"""Switches that any transformers configuration may spell out; on, they would be another architecture."""
+
 HF_TOKENS = {"bos_token_id": 199998, "eos_token_id": 200002, "pad_token_id": 199999}
+
+GENERATION_KEYS = frozenset(
+    {
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_scores",
+        "prefix",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict_in_generate",
+        "suppress_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+    }
+)
+"""How to sample, which older tools wrote into the configuration: a request says that."""
 
 HF_IRRELEVANT = frozenset(
     {
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_experts_implementation",
         "_name_or_path",
         "architectures",
         "attention_dropout",
+        "attn_implementation",
+        "base_model_name_or_path",
         "bos_token_id",
         "chunk_size_feed_forward",
         "dtype",
         "eos_token_id",
         "experts_implementation",
+        "finetuning_task",
         "id2label",
         "initializer_range",
         "is_encoder_decoder",
         "label2id",
+        "model_name",
         "output_attentions",
         "output_hidden_states",
         "output_router_logits",
@@ -68,12 +118,22 @@ HF_IRRELEVANT = frozenset(
         "problem_type",
         "return_dict",
         "router_aux_loss_coef",
+        "sep_token_id",
+        "task_specific_params",
+        "tokenizer_class",
         "torch_dtype",
+        "torchscript",
+        "transformers.js_config",
         "transformers_version",
         "use_cache",
+        "use_return_dict",
+        *GENERATION_KEYS,
     }
 )
 """Keys of the Hugging Face form that do not change what the model computes at inference."""
+
+TOOL_PREFIXES = ("unsloth_", "trl_", "axolotl_", "peft_", "transformers.js")
+"""How keys begin in which fine-tuning and export tools note their own version and settings."""
 
 HF_SHAPED = frozenset(
     {
@@ -243,7 +303,10 @@ def read_config(path: Path) -> tuple[ModelConfig, Format]:
 
 
 def parse_config(raw: Mapping[str, Any]) -> tuple[ModelConfig, Format]:
-    """Tells the two forms apart by their keys and parses strictly. Raises `ConfigError`."""
+    """Tells the two forms apart by their keys and parses strictly. Raises `ConfigError`.
+
+    Another architecture is refused by its name, before its keys could be called unknown.
+    """
     if {"model_type", "architectures", "num_local_experts"} & raw.keys():
         return _from_hf(raw), "hf"
     return _from_original(raw), "original"
@@ -256,15 +319,18 @@ def _from_original(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def _from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    _refuse_unknown(raw, HF_NAMES.keys() | HF_FIXED.keys() | HF_IRRELEVANT | HF_SHAPED)
-    for key, wanted in HF_FIXED.items():
+    _refuse_other_architectures(raw)
+    fixed = HF_FIXED | HF_PLAIN
+    known = HF_NAMES.keys() | fixed.keys() | HF_IRRELEVANT | HF_SHAPED
+    _refuse_unknown({key: value for key, value in raw.items() if not key.startswith(TOOL_PREFIXES)}, known)
+    for key, wanted in fixed.items():
         if raw.get(key, wanted) != wanted:
             raise ConfigError(f"`{key}` is `{raw[key]}`; this engine runs gpt-oss, where it is `{wanted}`")
-    quantization = raw.get("quantization_config")
+    quantization = raw.get("quantization_config") or {"quant_method": "mxfp4"}
     if not isinstance(quantization, dict) or quantization.get("quant_method") != "mxfp4":
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
         raise ConfigError(
-            "`quantization_config.quant_method` must be `mxfp4`: use the released weights, "
-            "not a dequantised copy"
+            f"`quantization_config.quant_method` is `{method}`: experts must be `mxfp4`, or not quantised at all"
         )
     values = {ours: raw[theirs] for theirs, ours in HF_NAMES.items() if theirs in raw}
     if raw.get("experts_per_token", values.get("experts_per_token")) != values.get("experts_per_token"):
@@ -282,6 +348,16 @@ def _from_hf(raw: Mapping[str, Any]) -> ModelConfig:
             f"`max_position_embeddings` is `{longest}`, but rope is scaled for `{config.max_context_tokens}`"
         )
     return config
+
+
+def _refuse_other_architectures(raw: Mapping[str, Any]) -> None:
+    classes = raw.get("architectures") or ["GptOssForCausalLM"]
+    kind = raw.get("model_type", HF_FIXED["model_type"])
+    if kind != HF_FIXED["model_type"] or classes != ["GptOssForCausalLM"]:
+        names = ", ".join(str(name) for name in classes) if isinstance(classes, list) else classes
+        raise ConfigError(
+            f"`model_type` is `{kind}` (`{names}`): this engine runs gpt-oss (`GptOssForCausalLM`) only"
+        )
 
 
 def _rope_of(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,12 +39,20 @@ HF_QKV = {
     "attn.qkv.bias": tuple(f"self_attn.{part}_proj.bias" for part in "qkv"),
 }
 
-DTYPE_BYTES = {"BF16": 2, "U8": 1}
+HF_DENSE = {
+    "mlp.mlp1_weight": "mlp.experts.gate_up_proj",
+    "mlp.mlp2_weight": "mlp.experts.down_proj",
+}
+"""Experts that a fine-tuning tool stored decoded: [E, columns, rows], the other way round than packed ones."""
+
+DTYPE_BYTES = {"BF16": 2, "U8": 1, "F16": 2, "F32": 4}
+DENSE_DTYPES = ("BF16", "F16", "F32")
+"""What stands in for `BF16` when a tool stored a tensor in another float."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, shape and safetensors dtype (`BF16` or `U8`) of one tensor."""
+    """Name, shape and safetensors dtype of one tensor: `BF16` or `U8` as released, `F16` or `F32` as found."""
 
     name: str
     shape: tuple[int, ...]
@@ -82,6 +90,18 @@ def stored_as(spec: TensorSpec, config: ModelConfig, form: Format) -> list[Tenso
             for part, count in zip(HF_QKV[name], rows, strict=True)
         ]
     return [TensorSpec(at + HF_BLOCK[name], spec.shape, spec.dtype)]
+
+
+def dense_experts(config: ModelConfig) -> Iterator[tuple[str, TensorSpec]]:
+    """The decoded experts of every layer, which only the Hugging Face form has: original stem, and spec."""
+    c = config
+    shapes = {
+        "mlp.mlp1_weight": (c.num_experts, c.hidden_size, 2 * c.intermediate_size),
+        "mlp.mlp2_weight": (c.num_experts, c.intermediate_size, c.hidden_size),
+    }
+    for n in range(c.num_hidden_layers):
+        for stem, shape in shapes.items():
+            yield f"block.{n}.{stem}", TensorSpec(f"model.layers.{n}.{HF_DENSE[stem]}", shape, "BF16")
 
 
 def _block(c: ModelConfig) -> Mapping[str, tuple[tuple[int, ...], str]]:

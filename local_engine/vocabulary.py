@@ -1,7 +1,7 @@
-"""The vocabulary o200k_harmony, from a checkpoint's `tokenizer.json` or from the o200k_base ranks.
+"""The vocabulary o200k_harmony: from a checkpoint's `tokenizer.json`, and written into one that is made here.
 
-The ranks are 3.6 MB that neither tiktoken nor openai-harmony ship; the `litellm` wheel carries the exact
-file. It is found by its path: litellm itself is never imported.
+What is written comes from the o200k_base ranks, 3.6 MB that neither tiktoken nor openai-harmony ship; the
+`litellm` wheel carries the exact file. It is found by its path: litellm itself is never imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 import tiktoken
 
 from local_engine.errors import VocabularyError
-from local_engine.harmony.tokens import FIRST_SPECIAL, NAMES, VOCABULARY_SIZE, special_name
+from local_engine.harmony.tokens import FIRST_SPECIAL, VOCABULARY_SIZE, special_name
+from local_engine.tokenizer_json import FILE, read_tokenizer_json, tokenizer_config, tokenizer_json
 
 RANKS_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 LITELLM_RANKS = Path("litellm_core_utils", "tokenizers", "fb374d419588a4632f3f557e76b4b70aebbca790")
@@ -62,15 +63,40 @@ class Vocabulary:
 
 
 def load_vocabulary(checkpoint: Path | None = None, ranks: Path | None = None) -> Vocabulary:
-    """The vocabulary: from `ranks` if given, else the checkpoint's `tokenizer.json`, else litellm's ranks.
+    """The vocabulary: from `ranks` if given, else the checkpoint's `tokenizer.json`.
 
-    Raises `VocabularyError` when none of them is there or the one found is wrong.
+    A checkpoint answers for its own vocabulary; litellm's ranks are only read when no checkpoint is named.
+    Raises `VocabularyError` when it is not there or wrong.
     """
     if ranks is not None:
         return Vocabulary(read_ranks(ranks))
-    if checkpoint is not None and (checkpoint / "tokenizer.json").is_file():
-        return Vocabulary(read_tokenizer_json(checkpoint / "tokenizer.json"))
-    return Vocabulary(read_ranks(find_ranks()))
+    if checkpoint is None:
+        return Vocabulary(read_ranks(find_ranks()))
+    path = checkpoint / FILE
+    if path.is_file():
+        return Vocabulary(read_tokenizer_json(path))
+    beside = checkpoint.parent / FILE
+    if beside.is_file():
+        raise VocabularyError(f"`{checkpoint}` has no `{FILE}`, the folder above it has: copy `{beside}` there")
+    raise VocabularyError(
+        f"`{checkpoint}` has no `{FILE}`: copy it from where the weights came from (of a released model, the "
+        "folder above `original/` has it), or name an `o200k_base.tiktoken` with `--vocabulary`"
+    )
+
+
+def write_vocabulary(checkpoint: Path, ranks: Path | None = None) -> list[Path]:
+    """Writes `tokenizer.json` and `tokenizer_config.json` into a checkpoint; returns both paths.
+
+    Raises `VocabularyError` when neither `ranks` nor litellm has the vocabulary.
+    """
+    contents = {
+        FILE: tokenizer_json(read_ranks(ranks or find_ranks()), SPLIT_PATTERN),
+        "tokenizer_config.json": tokenizer_config(),
+    }
+    for name, content in contents.items():
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        (checkpoint / name).write_text(text + "\n", encoding="utf-8")
+    return [checkpoint / name for name in contents]
 
 
 def find_ranks() -> Path:
@@ -81,8 +107,8 @@ def find_ranks() -> Path:
         if path.is_file():
             return path
     raise VocabularyError(
-        "no vocabulary: put the model's `tokenizer.json` beside its weights, install `litellm` (its wheel "
-        "carries the file), or name an `o200k_base.tiktoken` with `--vocabulary`"
+        "no vocabulary: install `litellm` (its wheel carries the file), or name an `o200k_base.tiktoken` with "
+        "`--vocabulary`"
     )
 
 
@@ -97,40 +123,3 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         raise VocabularyError(f"`{path}` has sha256 `{found}`, but o200k_base has `{RANKS_SHA256}`")
     pairs = (line.split() for line in data.splitlines() if line)
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
-
-
-def read_tokenizer_json(path: Path) -> dict[bytes, int]:
-    """Reads the ordinary tokens of a Hugging Face `tokenizer.json` and checks its special ones.
-
-    Its ids are merge ranks for this vocabulary, so its merge list is not needed.
-    Raises `VocabularyError` when it is not o200k_harmony.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        vocab: dict[str, int] = raw["model"]["vocab"]
-        added = {item["id"]: item["content"] for item in raw["added_tokens"]}
-        letters = _byte_letters()
-        ranks = {
-            bytes(letters[letter] for letter in token): rank
-            for token, rank in vocab.items()
-            if rank < FIRST_SPECIAL
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise VocabularyError(
-            f"`{path}` is no byte-level bpe tokenizer: fetch the model's own file"
-        ) from None
-    for token, name in NAMES.items():
-        if added.get(token, name) != name:
-            raise VocabularyError(f"`{path}` gives token {token} another name than `{name}`")
-    return ranks
-
-
-def _byte_letters() -> dict[str, int]:
-    """The printable letter that byte-level BPE writes for each byte, reversed.
-
-    Printable Latin-1 bytes are themselves; the others get the code points from 256 on, in byte order.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    letters = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return letters | {chr(256 + n): byte for n, byte in enumerate(others)}
