@@ -1,12 +1,25 @@
-"""What `inspect` says about a checkpoint, as plain data."""
+"""What `inspect` says about a checkpoint, as plain data. Looks at headers only, never at weights."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from local_engine.checkpoint import Checkpoint
 from local_engine.config import ModelConfig
+from local_engine.errors import SetupError
+from local_engine.harmony.tokens import VOCABULARY_SIZE
+from local_engine.hub import read_record
+from local_engine.machine import Available, Device
+from local_engine.memory import GRACE, needs, size
+from local_engine.scheduler import blocks_needed
+from local_engine.tokenizer_json import FILE
+
+STEP_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +49,7 @@ def count_parameters(config: ModelConfig) -> Parameters:
 
 
 def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Format, sizes, origin and configuration; JSON-ready."""
+    """Format, sizes, origin, vocabulary and configuration; JSON-ready."""
     origin = checkpoint.origin
     if origin.preset is None:
         weights = "from elsewhere"
@@ -44,16 +57,115 @@ def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
         weights = "random, with a hand-wired word chain: it answers in well-formed harmony, and means nothing"
     else:
         weights = "random: the right shape, no meaning"
+    stored = Counter[str]()
+    for spec in checkpoint.stored:
+        stored[spec.dtype] += spec.nbytes
     return {
         "path": str(checkpoint.path),
         "format": checkpoint.format,
         "weights": weights,
         "preset": origin.preset,
         "seed": origin.seed,
+        "hub": _hub(checkpoint),
         "fingerprint": checkpoint.fingerprint,
         "released_shape": checkpoint.config.released_name,
         "parameters": asdict(count_parameters(checkpoint.config)),
         "tensor_bytes": checkpoint.nbytes,
+        "stored_bytes": dict(stored),
+        "experts": "decoded, so about four times their packed size" if checkpoint.dense else "packed mxfp4",
+        "vocabulary": _vocabulary(checkpoint),
         "max_context_tokens": checkpoint.config.max_context_tokens,
         "config": checkpoint.config.to_original(),
     }
+
+
+def memory_of(
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    there: Mapping[Device, Available | None],
+    *,
+    context_tokens: int,
+    running: int,
+) -> dict[str, Any]:
+    """What `running` sequences of `context_tokens` need on each device, beside what is there; JSON-ready.
+
+    `fits` is `yes`, `slowly` (mapped weights would be read again and again), `no`, or None without the device.
+    """
+    config = checkpoint.config
+    context = min(context_tokens, config.max_context_tokens)
+    full, window = blocks_needed(context, STEP_TOKENS, config.sliding_window)
+    devices = {}
+    for device, has in there.items():
+        needed = needs(
+            config,
+            dtype,
+            device,
+            full_blocks=running * full,
+            window_blocks=running * window,
+            max_running=running,
+            step_tokens=STEP_TOKENS,
+            dense_experts=bool(checkpoint.dense),
+        )
+        fits = None
+        if has is not None:
+            room = has.free_bytes * GRACE
+            fits = "yes" if needed.total_bytes <= room else "slowly" if needed.committed_bytes <= room else "no"
+        devices[device] = {
+            **asdict(needed),
+            "total_bytes": needed.total_bytes,
+            "free_bytes": None if has is None else has.free_bytes,
+            "device_bytes": None if has is None else has.total_bytes,
+            "fits": fits,
+            "summary": needed.describe(),
+        }
+    return {"context_tokens": context, "running": running, "devices": devices}
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The same for a person, a line a fact."""
+    for key, value in found.items():
+        if key == "memory":
+            yield f"memory for {value['running']} x {value['context_tokens']} tokens:"
+            for device, needed in value["devices"].items():
+                yield f"  {device}: {needed['summary']}"
+                yield f"  {' ' * len(device)}  {_there(needed)}"
+        elif isinstance(value, dict):
+            yield f"{key}: {', '.join(f'{name} {_plain(name, item)}' for name, item in value.items())}"
+        else:
+            yield f"{key}: {_plain(key, value)}"
+
+
+def _plain(key: str, value: object) -> str:
+    if isinstance(value, int) and key in ("tensor_bytes", "BF16", "U8", "F16", "F32"):
+        return size(value)
+    if isinstance(value, int) and key in ("total", "active"):
+        return f"{value / 1e9:.2f} B" if value >= 1e8 else f"{value / 1e6:.2f} M"
+    return "none" if value is None else str(value)
+
+
+def _there(needed: Mapping[str, Any]) -> str:
+    if needed["free_bytes"] is None:
+        return "there: no such device here"
+    judged = {
+        "yes": "it fits",
+        "slowly": "it runs, but reads weights from disk again and again",
+        "no": "it does not fit",
+    }
+    free, total = size(needed["free_bytes"]), size(needed["device_bytes"])
+    return f"there: {free} free of {total}: {judged[needed['fits']]}"
+
+
+def _hub(checkpoint: Checkpoint) -> dict[str, str] | None:
+    try:
+        record = read_record(checkpoint.path)
+    except SetupError:
+        return None
+    return {"repo": record.repo, "commit": record.commit, "fetched": record.fetched}
+
+
+def _vocabulary(checkpoint: Checkpoint) -> str:
+    if checkpoint.config.vocab_size != VOCABULARY_SIZE:
+        return f"none: {checkpoint.config.vocab_size} ids are not o200k_harmony, so it cannot speak"
+    if (checkpoint.path / FILE).is_file():
+        return FILE
+    return f"missing: put the model's `{FILE}` beside its weights"

@@ -17,8 +17,10 @@ from safetensors.torch import save_file
 from local_engine.checkpoint import PRESET_KEY, SEED_KEY
 from local_engine.config import Format
 from local_engine.errors import CheckpointError
+from local_engine.harmony.tokens import VOCABULARY_SIZE
 from local_engine.presets import PRESETS, Preset
 from local_engine.tensors import TensorSpec, stored_as, tensor_specs
+from local_engine.vocabulary import write_vocabulary
 
 SHARD_BYTES = 2 << 30
 
@@ -30,10 +32,13 @@ def make_checkpoint(
     seed: int = 0,
     *,
     shard_bytes: int = SHARD_BYTES,
+    ranks: Path | None = None,
 ) -> list[Path]:
-    """Writes `config.json` and weights into `path`; returns the files written, `config.json` last.
+    """Writes weights, vocabulary and `config.json` into `path`; returns the files written, `config.json` last.
 
-    Raises `CheckpointError` for an unknown preset or a directory that already holds a checkpoint.
+    The vocabulary comes from `ranks`, an `o200k_base.tiktoken`, or from litellm's; a preset with fewer ids gets
+    none. Raises `CheckpointError` for an unknown preset or a directory that already holds a checkpoint,
+    `VocabularyError` without a vocabulary.
     """
     if preset not in PRESETS:
         raise CheckpointError(f"no preset `{preset}`: choose one of {', '.join(f'`{p}`' for p in PRESETS)}")
@@ -43,7 +48,8 @@ def make_checkpoint(
         raise CheckpointError(f"`{path}` already holds a checkpoint: remove it or choose another directory")
     shards = _plan(chosen, format, shard_bytes)
     metadata = {"format": "pt", PRESET_KEY: preset, SEED_KEY: str(seed)}
-    written: list[Path] = []
+    # Before gigabytes are written: this is what may be missing.
+    written = write_vocabulary(path, ranks) if chosen.config.vocab_size == VOCABULARY_SIZE else []
     weight_map: dict[str, str] = {}
     for number, specs in enumerate(shards, start=1):
         name = (

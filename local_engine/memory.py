@@ -1,6 +1,6 @@
 """How much memory a model needs, how much there is, and how many blocks of keys and values to make of the rest.
 
-All sums are pure; `available` alone looks at the machine. On a CPU the weights that keep their stored dtype
+All of it is pure: what there is comes from `machine.available`. On a CPU the weights that keep their stored dtype
 are mapped, not copied: the kernel may drop and read them again, so what does not fit is slow, not impossible.
 That is why only the rest is refused when it does not fit, and mapped weights are warned about.
 """
@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from local_engine.config import ModelConfig
 from local_engine.errors import SetupError
+from local_engine.kv import BLOCK_TOKENS
+from local_engine.machine import Available, Device
+from local_engine.scheduler import blocks_needed
 from local_engine.tensors import tensor_specs
 
 if TYPE_CHECKING:
     import torch
 
-Device = Literal["cpu", "cuda"]
-
-BLOCK_TOKENS = 16
 DECODED_EXPERTS_BYTES = 256 << 20
 """Experts no larger than this once decoded are decoded when the model is loaded."""
 
 CONTEXT_TOKENS = 8192
 """What the default pool has room for in each running sequence; longer ones borrow from the others."""
+
+LEAST_CONTEXT_TOKENS = 2048
+"""A shorter context than this is not chosen unasked."""
+
+UNKNOWN_BYTES = 8 << 30
+"""Counted on for keys and values where the system does not say what it has."""
 
 CUDA_CONTEXT_BYTES = 512 << 20
 """What CUDA itself and its libraries take before anything is allocated."""
@@ -72,15 +77,6 @@ class Needs:
         return f"{size(self.total_bytes)} ({listed})"
 
 
-@dataclass(frozen=True, slots=True)
-class Available:
-    """Memory of a device in bytes: `free` may be taken now, `total` is what it has (or a container may use)."""
-
-    device: Device
-    free_bytes: int
-    total_bytes: int
-
-
 def needs(
     config: ModelConfig,
     dtype: torch.dtype,
@@ -95,7 +91,7 @@ def needs(
 ) -> Needs:
     """What running a model takes. `dense_experts`: the checkpoint stores them decoded, in bf16.
 
-    An estimate for the workspace (activations of the largest step, logits and sampling state of every running
+    The blocks are usable ones; the scratch block of each group is added here. An estimate for the workspace (activations of the largest step, logits and sampling state of every running
     sequence, the rope table), exact for the rest.
     """
     specs = list(tensor_specs(config))
@@ -119,7 +115,7 @@ def needs(
         weights_bytes=weights,
         experts_bytes=experts,
         decoded_bytes=decoded if decoded <= decoded_experts_bytes else 0,
-        kv_bytes=full_blocks * full + window_blocks * window,
+        kv_bytes=(full_blocks + 1) * full + (window_blocks + 1) * window,
         workspace_bytes=_workspace_bytes(config, dtype, device, max_running, step_tokens),
         mapped_bytes=mapped,
     )
@@ -151,6 +147,80 @@ def check(needed: Needs, there: Available | None, *, ignore: bool = False) -> st
     raise SetupError(f"{numbers}: {', or '.join(advice)}; `--ignore-memory` tries all the same")
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a model will lie in memory: usable blocks of both groups, the longest context, and what to tell."""
+
+    full_blocks: int
+    window_blocks: int
+    max_context_tokens: int
+    needs: Needs
+    notes: tuple[str, ...]
+
+
+def fit(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: Device,
+    there: Available | None,
+    *,
+    max_running: int,
+    step_tokens: int = 512,
+    max_context_tokens: int | None = None,
+    kv_bytes: int | None = None,
+    dense_experts: bool = False,
+    ignore: bool = False,
+) -> Fit:
+    """Sizes the pool and checks everything against what is there, before anything is loaded.
+
+    Without `max_context_tokens` the context is what the model was scaled for, halved until it fits; without
+    `kv_bytes` the pool is `kv_blocks`' choice. Raises `SetupError` with the numbers; `ignore` does not.
+    """
+
+    def needed(full_blocks: int, window_blocks: int) -> Needs:
+        return needs(
+            config,
+            dtype,
+            device,
+            full_blocks=full_blocks,
+            window_blocks=window_blocks,
+            max_running=max_running,
+            step_tokens=step_tokens,
+            dense_experts=dense_experts,
+        )
+
+    def blocks(context: int) -> tuple[int, int]:
+        if kv_bytes is not None:
+            return kv_blocks_within(config, dtype, kv_bytes, max_running, context, step_tokens=step_tokens)
+        room = UNKNOWN_BYTES if there is None else room_for_kv(needed(0, 0), there)
+        try:
+            return kv_blocks(config, dtype, room, max_running, context, step_tokens=step_tokens)
+        except SetupError:
+            if not ignore:
+                raise
+            return blocks_needed(context, step_tokens, config.sliding_window)
+
+    notes = []
+    context = min(max_context_tokens or config.max_context_tokens, config.max_context_tokens)
+    while True:
+        try:
+            full_blocks, window_blocks = blocks(context)
+            break
+        except SetupError:
+            if max_context_tokens is not None or context <= LEAST_CONTEXT_TOKENS:
+                raise
+            context //= 2
+    if max_context_tokens is None and context < config.max_context_tokens:
+        notes.append(
+            f"the context is {context} tokens of {config.max_context_tokens}: more keys and values do not fit in "
+            "memory (`--max-context-tokens`, `--kv-gib`)"
+        )
+    whole = needed(full_blocks, window_blocks)
+    warning = check(whole, there, ignore=ignore)
+    notes += [] if warning is None else [warning]
+    return Fit(full_blocks, window_blocks, context, whole, tuple(notes))
+
+
 def room_for_kv(needed: Needs, there: Available) -> int:
     """Bytes that a pool may be made from: what everything else leaves of the free memory.
 
@@ -179,23 +249,22 @@ def kv_blocks(
     step_tokens: int = 512,
     share: float = 0.5,
 ) -> tuple[int, int]:
-    """The default pool: (blocks of the full group, blocks of the window group), scratch blocks included.
+    """The default pool: usable blocks of the full and of the window group, without the scratch block of each.
 
     Room for `max_running` sequences of 8,192 tokens, and for one of `max_context_tokens`, but no more than
-    `share` of `available_bytes`, which is what weights and workspace leave. Raises `SetupError` when that does not
-    hold one whole context: what a request may ask for must be possible.
+    `share` of `available_bytes` (`room_for_kv`). Raises `SetupError` when that does not hold one whole context:
+    what a request may ask for must be possible.
     """
-    each = min(CONTEXT_TOKENS, max_context_tokens)
-    wanted = max(max_running * _blocks(each), _blocks(max_context_tokens)) + 1
+    each, least = (
+        blocks_needed(tokens, step_tokens, config.sliding_window)[0]
+        for tokens in (min(CONTEXT_TOKENS, max_context_tokens), max_context_tokens)
+    )
     full, window = block_bytes(config, dtype)
-    enough = wanted * full + _window_blocks(config, max_running, step_tokens) * window
+    windows = _window_blocks(config, max_running, step_tokens, spare=2)
+    enough = (max(max_running * each, least) + 1) * full + (windows + 1) * window
+    affordable = int(available_bytes * share)
     return kv_blocks_within(
-        config,
-        dtype,
-        min(enough, int(available_bytes * share)),
-        max_running,
-        max_context_tokens,
-        step_tokens=step_tokens,
+        config, dtype, min(enough, affordable), max_running, max_context_tokens, step_tokens=step_tokens
     )
 
 
@@ -211,18 +280,23 @@ def kv_blocks_within(
     """The largest pool of at most `kv_bytes` (`--kv-gib`), as `kv_blocks` returns it.
 
     The window group gets what all running sequences can hold, twice, so that the tails of finished prompts stay
-    for a prefix to hit; when that is over a quarter of the pool, just what they can hold. Raises `SetupError`.
+    for a prefix to hit. In a pool that this would take over half of, it shrinks as far as one sequence needs.
+    Raises `SetupError`.
     """
     full, window = block_bytes(config, dtype)
-    windows = _window_blocks(config, max_running, step_tokens)
-    if windows * window > kv_bytes // 4:
-        windows = _window_blocks(config, max_running, step_tokens, spare=1)
-    blocks = max(0, kv_bytes - windows * window) // full
-    least = _blocks(max_context_tokens) + 1
+    least, least_windows = blocks_needed(max_context_tokens, step_tokens, config.sliding_window)
+    windows = max(
+        least_windows,
+        min(_window_blocks(config, max_running, step_tokens, spare=2), kv_bytes // 2 // window),
+    )
+    blocks = (kv_bytes - (windows + 1) * window) // full - 1
     if blocks < least:
-        wanted = least * full + windows * window
-        fits = max(0, blocks - 1) * BLOCK_TOKENS
-        advice = f"lower `--max-context-tokens` to {fits}" if fits else "run fewer sequences at once"
+        wanted = (least + 1) * full + (least_windows + 1) * window
+        shorter = (kv_bytes - (least_windows + 1) * window) // full - 2
+        if kv_bytes >= wanted:
+            return least, (kv_bytes - (least + 1) * full) // window - 1
+        fits = shorter * BLOCK_TOKENS
+        advice = f"lower `--max-context-tokens` to {fits}" if fits > 0 else "free some memory"
         raise SetupError(
             f"keys and values of {max_context_tokens} tokens need {size(wanted)}, but {size(kv_bytes)} are there "
             f"for them: {advice}, or give more with `--kv-gib`"
@@ -230,17 +304,13 @@ def kv_blocks_within(
     return blocks, windows
 
 
-def _blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK_TOKENS)
-
-
-def _window_blocks(config: ModelConfig, max_running: int, step_tokens: int, spare: int = 2) -> int:
-    """What running sequences hold in the window group, `spare` times, the tokens of one step, and scratch.
+def _window_blocks(config: ModelConfig, max_running: int, step_tokens: int, *, spare: int) -> int:
+    """What running sequences hold in the window group, `spare` times, and the tokens of one step.
 
     A window that begins inside a block touches one block more than it fills.
     """
-    each = _blocks(config.sliding_window) + 1
-    return spare * max_running * each + _blocks(step_tokens) + 1
+    each = -(-config.sliding_window // BLOCK_TOKENS) + 1
+    return spare * max_running * each + -(-step_tokens // BLOCK_TOKENS)
 
 
 def _expert_values(config: ModelConfig) -> int:
@@ -261,65 +331,6 @@ def _workspace_bytes(
     rope = c.max_context_tokens * c.head_dim * 4
     expert = 2 * c.intermediate_size * c.hidden_size * dtype.itemsize * 2
     return activations + sampling + rope + expert + (CUDA_CONTEXT_BYTES if device == "cuda" else 0)
-
-
-def available(
-    device: Device, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
-) -> Available | None:
-    """What a device has now; None when this system does not say, or has no such device."""
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            return None
-        free, total = torch.cuda.mem_get_info()
-        return Available(device, free, total)
-    try:
-        lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
-        return None
-    sizes = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
-    free, total = sizes["MemAvailable"], sizes["MemTotal"]
-    for limit, used in _cgroup_limits(proc, cgroups):
-        free, total = min(free, max(0, limit - used)), min(total, limit)
-    return Available(device, free, total)
-
-
-def _cgroup_limits(proc: Path, cgroups: Path) -> list[tuple[int, int]]:
-    """(limit, in use without file cache) of this process's control group and those above it, either version."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root = cgroups if not controllers else cgroups / "memory"
-        names = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        )
-        group = root / path.lstrip("/")
-        # Inside a container the path may be the host's, which is not mounted there: its root is ours.
-        while root in (group, *group.parents):
-            if (pair := _limit(group, *names)) is not None:
-                found.append(pair)
-            group = group.parent
-    return found
-
-
-def _limit(group: Path, limit: str, usage: str) -> tuple[int, int] | None:
-    try:
-        allowed = (group / limit).read_text(encoding="ascii").strip()
-        used = int((group / usage).read_text(encoding="ascii"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-    except (OSError, ValueError):
-        return None
-    if not allowed.isdigit():
-        return None
-    cache = sum(int(stat.get(name, 0)) for name in ("active_file", "inactive_file"))
-    return int(allowed), max(0, used - cache)
 
 
 def size(count: int) -> str:

@@ -1,0 +1,243 @@
+"""A conversation in a terminal: reasoning dim, answers plain, a few commands, and a line of speed behind each.
+
+Works over any `Voice`: the engine in this process, or one that runs elsewhere and is reached over HTTP.
+Without a terminal, lines of the standard input are turns, and nothing but the answers' text is printed plain.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Protocol, get_args
+
+from rich.console import Console
+
+from local_engine.answer import Assembler, CallArguments, CallStart, ContentDelta, ReasoningDelta
+from local_engine.engine import Engine, Failed, Finished, Step, Token
+from local_engine.errors import EngineError
+from local_engine.harmony.conversation import Effort
+from local_engine.harmony.render import render_prompt
+from local_engine.harmony.tokens import Tokenizer
+from local_engine.prompt import conversation_of
+from local_engine.sampling import SamplingParams
+from local_engine.wire import parse_chat_request
+
+HELP = """\
+/effort low|medium|high   how long to think before answering
+/reset                    forget the conversation
+/help                     this list
+Ctrl-C stops an answer, Ctrl-D leaves."""
+
+EFFORTS = get_args(Effort)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A piece of an answer: `text`, which is reasoning or not."""
+
+    text: str
+    reasoning: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The answer is complete: why, and its tokens, reasoning included; None when nobody counted."""
+
+    reason: str
+    tokens: int | None
+
+
+class Voice(Protocol):
+    """Who answers."""
+
+    def answer(self, body: dict[str, Any]) -> Iterator[Said | Ended]:
+        """Pieces of the answer to an OpenAI chat request, then `Ended`. Closing it early stops the answer.
+
+        Raises `EngineError`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVoice:
+    """The engine in this process, started by whoever made it."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    model: str
+    today: Callable[[], date] = date.today
+
+    def answer(self, body: dict[str, Any]) -> Iterator[Said | Ended]:
+        """See `Voice`."""
+        request = parse_chat_request(_json(body))
+        prompt = render_prompt(conversation_of(request, self.today()), self.tokenizer)
+        room = max(1, self.engine.max_context_tokens - len(prompt))
+        params = SamplingParams(
+            max_tokens=min(request.max_completion_tokens or room, room),
+            temperature=1.0 if request.temperature is None else request.temperature,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            seed=secrets.randbits(63) if request.seed is None else request.seed,
+        )
+        steps: queue.SimpleQueue[Step] = queue.SimpleQueue()
+        assembler = Assembler(self.tokenizer, (), False, lambda: secrets.token_hex(8))
+        generation = self.engine.submit(prompt, params, steps.put)
+        last: Step | None = None
+        try:
+            while isinstance(last := steps.get(), Token) and not assembler.done:
+                for piece in assembler.push(last):
+                    yield from _said(piece)
+                if assembler.done:
+                    break
+        finally:
+            generation.cancel()
+            # Only when the engine let go is it free for the next turn.
+            while isinstance(last, Token | None):
+                last = steps.get()
+        if isinstance(last, Failed):
+            raise last.error
+        pieces, reason = assembler.finish("stop" if assembler.done else last.reason)
+        for piece in pieces:
+            yield from _said(piece)
+        yield Ended(reason, assembler.completion_tokens)
+
+
+@dataclass(slots=True)
+class Chat:
+    """A conversation so far, and how to go on with it.
+
+    `options` are further fields of every request, such as `temperature`. `clock` is read for the speed line.
+    """
+
+    voice: Voice
+    model: str
+    console: Console
+    instructions: str | None = None
+    effort: Effort = "medium"
+    options: dict[str, Any] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    history: list[dict[str, str]] = field(default_factory=list)
+
+    def run(self, read: Callable[[], str | None]) -> None:
+        """Takes turns until `read` gives None."""
+        while (line := read()) is not None:
+            if line.startswith("/"):
+                self._command(line.split())
+            elif line.strip():
+                self.turn(line)
+
+    def turn(self, text: str) -> None:
+        """One message and its answer. Ctrl-C stops the answer, and what came stays part of the conversation."""
+        content: list[str] = []
+        ended: Ended | None = None
+        began_s, first_s = self.clock(), None
+        pen = _Pen(self.console)
+        try:
+            with closing(_generator(self.voice.answer(self._body(text)))) as pieces:
+                for piece in pieces:
+                    if isinstance(piece, Ended):
+                        ended = piece
+                        continue
+                    first_s = self.clock() if first_s is None else first_s
+                    pen.write(piece)
+                    content += [] if piece.reasoning else [piece.text]
+        except KeyboardInterrupt:
+            pen.end()
+            self._note("stopped")
+        except EngineError as error:
+            pen.end()
+            self.console.out(f"error: {error}", style="red", highlight=False)
+            self._note("/reset forgets the conversation")
+        pen.end()
+        if content:
+            self.history += [{"role": "user", "content": text}, {"role": "assistant", "content": "".join(content)}]
+        if ended is not None:
+            self._note(_speed(ended, first_s, began_s, self.clock()))
+
+    def _body(self, text: str) -> dict[str, Any]:
+        opening = [] if self.instructions is None else [{"role": "developer", "content": self.instructions}]
+        return {
+            "model": self.model,
+            "messages": [*opening, *self.history, {"role": "user", "content": text}],
+            "reasoning_effort": self.effort,
+            **self.options,
+        }
+
+    def _command(self, words: list[str]) -> None:
+        match words:
+            case ["/reset"]:
+                self.history.clear()
+                self._note("the conversation is forgotten")
+            case ["/effort", effort] if effort in EFFORTS:
+                self.effort = effort  # type: ignore[assignment]
+                self._note(f"reasoning effort: {effort}")
+            case ["/help"]:
+                self._note(HELP)
+            case _:
+                self._note(f"no such command: {printable(' '.join(words))}\n{HELP}")
+
+    def _note(self, text: str) -> None:
+        self.console.out(text, style="dim", highlight=False)
+
+
+class _Pen:
+    """Writes pieces as they come, with a line between reasoning and answer."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._reasoning: bool | None = None
+        self._at_line_start = True
+
+    def write(self, piece: Said) -> None:
+        if self._reasoning is not None and self._reasoning != piece.reasoning:
+            self.end()
+        self._reasoning = piece.reasoning
+        text = printable(piece.text)
+        self._console.out(text, style="dim" if piece.reasoning else None, highlight=False, end="")
+        self._at_line_start = text.endswith("\n") if text else self._at_line_start
+
+    def end(self) -> None:
+        """Ends the line, if one is begun."""
+        if not self._at_line_start:
+            self._console.out("")
+        self._at_line_start = True
+
+
+def printable(text: str) -> str:
+    """Text that cannot drive a terminal: control characters but line ends and tabs are shown as U+FFFD."""
+    return "".join(c if c in "\n\t" or not (c < " " or "\x7f" <= c < "\xa0") else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _said(piece: object) -> Iterator[Said]:
+    match piece:
+        case ReasoningDelta(text=text):
+            yield Said(text, reasoning=True)
+        case ContentDelta(text=text):
+            yield Said(text, reasoning=False)
+        case CallStart(name=name):
+            yield Said(f"[calls {name}] ", reasoning=True)
+        case CallArguments(text=text):
+            yield Said(text, reasoning=True)
+
+
+def _generator(pieces: Iterator[Said | Ended]) -> Any:
+    """The same iterator, typed as something that can be closed, which voices' generators can."""
+    return pieces
+
+
+def _speed(ended: Ended, first_s: float | None, began_s: float, now_s: float) -> str:
+    first = "" if first_s is None else f", the first after {first_s - began_s:.2f} s"
+    if ended.tokens is None:
+        return f"{now_s - began_s:.1f} s{first}"
+    cut = ", cut off at the limit" if ended.reason == "length" else ""
+    rate = ended.tokens / max(now_s - began_s, 1e-9)
+    return f"{ended.tokens} tokens in {now_s - began_s:.1f} s, {rate:.1f} tokens/s{first}{cut}"
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    import json
+
+    return json.dumps(body).encode()
