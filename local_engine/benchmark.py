@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from local_engine.config import ModelConfig
 from local_engine.engine import Engine, Failed, Finished, Step, Token
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.machine import Device, describe
-from local_engine.memory import block_bytes, needs
+from local_engine.memory import needs
+from local_engine.model import kv_block_bytes
 from local_engine.sampling import SamplingParams
 
 READ_BYTES = 256 << 20
@@ -72,7 +73,7 @@ def benchmark(
     batches: Sequence[int],
     prompt_tokens: int,
     answer_tokens: int,
-    decoded_experts: bool,
+    dense_experts: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Benchmark:
     """Measures a started engine; the first, unmeasured answer warms it up. Raises `RequestError`."""
@@ -89,9 +90,8 @@ def benchmark(
         begin, end = max(each[0] for each in times), min(each[-1] for each in times)
         tokens = sum(begin < at <= end for each in times for at in each)
         rate = tokens / max(end - begin, 1e-9)
-        moved = bytes_per_step(
-            config, dtype, device, batch, prompt_tokens + answer_tokens // 2, decoded_experts=decoded_experts
-        )
+        context = prompt_tokens + answer_tokens // 2
+        moved = bytes_per_step(config, dtype, device, batch, context, dense_experts=dense_experts)
         gb_per_s = moved / batch * rate / 1e9
         decode.append(
             Decoded(
@@ -106,6 +106,19 @@ def benchmark(
     first_s = alone[0][0]
     prefill = Prefilled(prompt_tokens, round(prompt_tokens / max(first_s, 1e-9), 2), round(first_s, 4))
     return Benchmark(describe(dtype, device), round(bandwidth, 2), prefill, tuple(decode))
+
+
+def lines(found: Benchmark) -> Iterator[str]:
+    """The same for a person."""
+    yield ", ".join(f"{key} {value}" for key, value in found.machine.items())
+    yield f"reading memory: {found.read_gb_per_s} GB/s"
+    p = found.prefill
+    yield f"prompt of {p.prompt_tokens}: {p.tokens_per_s} tokens/s, first token after {p.first_token_s} s"
+    for d in found.decode:
+        yield (
+            f"answering {d.batch} at once: {d.tokens_per_s} tokens/s, {d.ms_per_step} ms a step, "
+            f"{d.bytes_per_token / 1e6:.1f} MB a token, {d.gb_per_s} GB/s ({d.of_bandwidth:.0%} of reading)"
+        )
 
 
 def _run(
@@ -145,18 +158,19 @@ def bytes_per_step(
     batch: int,
     context_tokens: int,
     *,
-    decoded_experts: bool = False,
+    dense_experts: bool = False,
 ) -> int:
-    """Bytes a decoding step of `batch` sequences reads: weights once, the experts it touches, keys and values.
+    """Bytes a decoding step of `batch` sequences reads: weights once, the experts it touches, keys and
+    values.
 
     Of `E` experts, `batch` tokens that choose `k` each touch E (1 - (1 - k/E)^batch) on average. A windowed
     layer reads its window only; of the embedding, only the tokens' rows are read.
     """
-    held = needs(config, dtype, device, full_blocks=0, window_blocks=0, decoded_experts_bytes=1 << 62)
-    experts = held.decoded_bytes if decoded_experts else held.experts_bytes
+    held = needs(config, dtype, device, full_blocks=0, window_blocks=0, dense_experts=dense_experts)
+    experts = held.decoded_bytes or held.experts_bytes
     touched = 1 - (1 - config.experts_per_token / config.num_experts) ** batch
     embedding = (config.vocab_size - batch) * config.hidden_size * dtype.itemsize
-    full, window = (count / BLOCK_TOKENS for count in block_bytes(config, dtype))
+    full, window = (count / BLOCK_TOKENS for count in kv_block_bytes(config, dtype))
     cached = full * context_tokens + window * min(context_tokens, config.sliding_window)
     return round(held.weights_bytes - embedding + experts * touched + batch * cached)
 

@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,8 +30,6 @@ ADAPTER = "adapter_config.json"
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 """A safetensors file begins with the length of its header, little-endian, and that is at most this."""
-
-Matrix = Literal["mlp1", "mlp2"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,8 @@ class Checkpoint:
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor as stored: bf16 (f16 or f32 in some fine-tuned copies), or u8 for packed experts.
 
-        Mapped, not copied, if it is whole on disk. Raises `KeyError` for a name the configuration does not call
-        for, `CheckpointError` for the packed half of experts that are stored decoded: see `experts`.
+        Mapped, not copied, if it is whole on disk. Raises `KeyError` for a name the configuration does not
+        call for, `CheckpointError` for the packed half of experts that are stored decoded: see `experts`.
         """
         stem = name.removesuffix(".blocks").removesuffix(".scales")
         if stem in self.dense:
@@ -76,11 +74,12 @@ class Checkpoint:
         parts = [self._files[part.name].get_tensor(part.name) for part in self._parts[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def experts(self, layer: int, matrix: Matrix) -> tuple[torch.Tensor, torch.Tensor] | torch.Tensor:
-        """One layer's expert matrices as stored.
+    def experts(self, layer: int, matrix: str) -> tuple[torch.Tensor, torch.Tensor] | torch.Tensor:
+        """One layer's expert matrices as stored; `matrix` is `mlp1` or `mlp2`.
 
         Packed: blocks u8 [E, R, G, 16] and scales u8 [E, R, G]. Decoded: bf16 (or f16, f32) [E, R, C], a
-        transposed view of the mapped tensor, so not contiguous. Raises `KeyError` for a layer that is not there.
+        transposed view of the mapped tensor, so not contiguous. Raises `KeyError` for a layer that is not
+        there.
         """
         stem = f"block.{layer}.mlp.{matrix}_weight"
         if stem not in self.dense:
@@ -122,7 +121,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         for name in opened.keys():  # noqa: SIM118 - a safetensors handle is no mapping
             if name in files:
                 raise CheckpointError(
-                    f"`{name}` is in more than one file: `{places[name]}` and `{file}`; keep the one that belongs"
+                    f"`{name}` is in more than one file: `{places[name]}` and `{file}`; keep the one that "
+                    "belongs"
                 )
             files[name], places[name] = opened, file
     parts = {spec.name: stored_as(spec, config, form) for spec in tensor_specs(config)}
@@ -143,8 +143,8 @@ def _refuse_what_is_no_checkpoint(path: Path) -> None:
     """Says what a folder is that is often mistaken for a checkpoint."""
     if (path / ADAPTER).is_file():
         raise CheckpointError(
-            f"`{path}` holds an adapter (`{ADAPTER}`), which this engine does not apply: merge it into its base "
-            f"model with `{merge_command(path)}` and use the folder `merged`"
+            f"`{path}` holds an adapter (`{ADAPTER}`), which this engine does not apply: merge it into its "
+            f"base model with `{merge_command(path)}` and use the folder `merged`"
         )
     if (path / "config.json").is_file():
         return
@@ -155,7 +155,7 @@ def _refuse_what_is_no_checkpoint(path: Path) -> None:
         raise CheckpointError(f"`{packed[0]}` is gguf: this engine reads `config.json` and `*.safetensors`")
 
 
-def merge_command(adapter: Path) -> str:
+def merge_command(adapter: Path | str) -> str:
     """The command that merges a LoRA adapter into its base model."""
     return (
         'python -c "from peft import AutoPeftModelForCausalLM as M; '
@@ -177,7 +177,8 @@ def _weight_files(path: Path) -> list[Path]:
         if missing:
             listed = ", ".join(f"`{name}`" for name in missing)
             raise CheckpointError(
-                f"`{path}` lacks {len(missing)} of {len(found)} files that its index names: {listed}; fetch them"
+                f"`{path}` lacks {len(missing)} of {len(found)} files that its index names: {listed}; fetch "
+                "them"
             )
     else:
         found = sorted(path.glob("*.safetensors"))

@@ -1,128 +1,445 @@
-"""The commands `serve`, `make-checkpoint` and `inspect`. Exit 0 is success, 3 an unusable setup."""
+"""The commands `serve`, `chat`, `bench`, `make-checkpoint` and `inspect`.
+
+Exit 0 is success, 2 a wrong command line, 3 an unusable setup: a model, a machine or a file that will not do.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from local_engine.errors import SetupError
+from local_engine.errors import EngineError, SetupError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from local_engine.checkpoint import Checkpoint
+    from local_engine.engine import Engine
+    from local_engine.memory import Fit
+    from local_engine.terminal import Voice
 
 SECRET_VARIABLE = "DOUANE_ENGINE_SECRET"  # noqa: S105 - the name, not the secret
 PRESET_NAMES = ("demo", "tiny", "20b-shape", "120b-shape")
+MODEL_HELP = (
+    "A checkpoint's folder, or the id of a model on the Hugging Face hub, like openai/gpt-oss-20b or "
+    "openai/gpt-oss-20b@REVISION, which is fetched once and checked."
+)
+SECRET_HELP = f"File with the bearer secret; else the environment variable {SECRET_VARIABLE}."
+
+Command = Callable[..., None]
 
 
-def _exits_3(command: Callable[..., None]) -> Callable[..., None]:
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How to run a model, as the command line says it."""
+
+    dtype: Literal["bf16", "fp32"]
+    device: str
+    exact: bool
+    max_running: int
+    max_context_tokens: int | None
+    kv_gib: float | None
+    step_tokens: int
+    threads: int | None
+    ignore_memory: bool
+
+
+def _exits_3(command: Command) -> Command:
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except SetupError as error:
+        except EngineError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(3)
 
     return wrapped
 
 
-@click.group()
+def _takes_running(command: Command) -> Command:
+    """The options that `serve`, `chat` and `bench` share, handed on as `running`."""
+    options = (
+        click.option(
+            "--dtype",
+            type=click.Choice(["bf16", "fp32"]),
+            default="bf16",
+            show_default=True,
+            help="What weights are held and computed in; experts stay packed.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="Where to run; auto takes the GPU if there is one.",
+        ),
+        click.option(
+            "--exact",
+            is_flag=True,
+            help="Answers that do not depend on what runs beside them, to the bit: fp32 on the CPU, slow.",
+        ),
+        click.option(
+            "--max-running",
+            type=click.IntRange(1),
+            default=16,
+            show_default=True,
+            help="Answers computed at once.",
+        ),
+        click.option(
+            "--max-context-tokens",
+            type=click.IntRange(1),
+            help="Prompt and answer together. Default: what the model was scaled for, or as much as fits.",
+        ),
+        click.option(
+            "--kv-gib",
+            type=click.FloatRange(0, min_open=True),
+            help="Memory for keys and values. Default: enough for what may run, within half of what is free.",
+        ),
+        click.option(
+            "--step-tokens",
+            type=click.IntRange(1),
+            default=256,
+            show_default=True,
+            help="Tokens computed in one step: more makes long prompts faster, and others wait longer.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(1), help="CPU threads; default: one for a small model."
+        ),
+        click.option("--ignore-memory", is_flag=True, help="Start even if the memory will not do."),
+    )
+    names = tuple(Running.__dataclass_fields__)
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        if kwargs["step_tokens"] < kwargs["max_running"]:
+            raise click.UsageError(
+                "--step-tokens must be at least --max-running: each answer takes one a step"
+            )
+        running = Running(**{name: kwargs.pop(name) for name in names})
+        command(*args, running=running, **kwargs)
+
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """A small gpt-oss inference engine."""
+    """Runs gpt-oss on this machine.
+
+    \b
+    Try it:        python -m local_engine chat
+    With a model:  python -m local_engine chat --model openai/gpt-oss-20b
+    As a server:   python -m local_engine serve --model openai/gpt-oss-20b
+
+    Exit status: 0 success, 2 a wrong command line, 3 an unusable setup.
+    """
 
 
 @main.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="Checkpoint directory.")
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--model", required=True, help=MODEL_HELP)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8081, show_default=True, help="0 takes any free port.")
-@click.option(
-    "--secret-file",
-    type=click.Path(path_type=Path),
-    help=f"File with the bearer secret; else the environment variable {SECRET_VARIABLE}.",
-)
+@click.option("--secret-file", type=click.Path(path_type=Path), help=SECRET_HELP)
 @click.option("--served-model-name", "names", multiple=True, help="Model id to answer to; may repeat.")
-@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True)
 @click.option("--max-waiting", type=click.IntRange(0), default=8, show_default=True, help="Queue length.")
-@click.option("--max-context-tokens", type=click.IntRange(1), help="Default: all the model was scaled for.")
 @click.option("--vocabulary", type=click.Path(path_type=Path), help="An o200k_base.tiktoken to use.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: one for a small model.")
-@click.option("--tls-cert", type=click.Path(path_type=Path))
-@click.option("--tls-key", type=click.Path(path_type=Path))
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, pem.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, pem.")
 @click.option(
     "--behind-proxy", is_flag=True, help="Something in front encrypts; allow plain HTTP beyond loopback."
 )
+@_takes_running
 @_exits_3
 def serve(
-    model: Path,
+    model: str,
     host: str,
     port: int,
     secret_file: Path | None,
     names: tuple[str, ...],
-    dtype: Literal["bf16", "fp32"],
     max_waiting: int,
-    max_context_tokens: int | None,
     vocabulary: Path | None,
-    threads: int | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     behind_proxy: bool,
+    running: Running,
 ) -> None:
-    """Serve a checkpoint over OpenAI's chat completions API."""
+    """Serve a model over OpenAI's API.
+
+    Routes: /v1/chat/completions, /v1/completions, /v1/models, /health, /load, /metrics. Callers send the
+    secret as a bearer token. SIGTERM lets running answers end.
+    """
+    from dataclasses import replace
+
     from local_engine import serve as server
 
     options = server.ServeOptions(
-        model=model,
+        model=Path(model),
         secret=read_secret(secret_file),
         host=host,
         port=port,
         models=names,
-        dtype=dtype,
+        dtype=running.dtype,
+        device=_device(running),
+        exact=running.exact,
+        max_running=running.max_running,
         max_waiting=max_waiting,
-        max_context_tokens=max_context_tokens,
+        step_tokens=running.step_tokens,
         vocabulary=vocabulary,
-        threads=threads,
+        threads=running.threads,
         tls_cert=tls_cert,
         tls_key=tls_key,
         behind_proxy=behind_proxy,
     )
     server.check_exposure(options)
-    server.serve(server.load_service(options), options)
+    checkpoint = _open(model)
+    _check_speaks(checkpoint)
+    fit = _fit(checkpoint, running)
+    options = replace(
+        options,
+        model=checkpoint.path,
+        max_context_tokens=fit.max_context_tokens,
+        kv_tokens=fit.kv_tokens,
+    )
+    with _loading(checkpoint) as progress:
+        service = server.load_service(options, progress)
+    server.serve(service, options)
+
+
+@main.command()
+@click.option("--model", help=f"{MODEL_HELP} Default: the demo model, made on first use.")
+@click.option("--url", help="Talk to an engine that runs there instead, like http://127.0.0.1:8081.")
+@click.option("--secret-file", type=click.Path(path_type=Path), help=f"With --url. {SECRET_HELP}")
+@click.option("--vocabulary", type=click.Path(path_type=Path), help="An o200k_base.tiktoken to use.")
+@click.option(
+    "--effort",
+    type=click.Choice(["low", "medium", "high"]),
+    default="medium",
+    show_default=True,
+    help="How long to think before answering.",
+)
+@click.option("--instructions", help="What the model is told before the conversation.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token.")
+@click.option("--top-p", type=click.FloatRange(0, 1), help="Leaves out the unlikely rest of the tokens.")
+@click.option("--seed", type=int, help="Makes answers repeatable.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, reasoning included.")
+@_takes_running
+@_exits_3
+def chat(
+    model: str | None,
+    url: str | None,
+    secret_file: Path | None,
+    vocabulary: Path | None,
+    effort: Literal["low", "medium", "high"],
+    instructions: str | None,
+    temperature: float | None,
+    top_p: float | None,
+    seed: int | None,
+    max_tokens: int | None,
+    running: Running,
+) -> None:
+    """Talk to a model in this terminal.
+
+    Reasoning is dim, the answer is not. /reset, /effort low|medium|high and /help are commands; Ctrl-C stops
+    an answer, Ctrl-D leaves. Without a terminal, each line of the standard input is a turn.
+    """
+    from contextlib import ExitStack
+
+    from rich.console import Console
+
+    from local_engine.terminal import Chat, EngineVoice, reader
+
+    if model is not None and url is not None:
+        raise click.UsageError("--model runs a model here, --url talks to one elsewhere: give one of them")
+    if secret_file is not None and url is None:
+        raise click.UsageError("--secret-file belongs to --url")
+    with ExitStack() as stack:
+        voice: Voice
+        if url is not None:
+            from local_engine.remote import RemoteVoice
+
+            voice = RemoteVoice(url, read_secret(secret_file))
+            name = voice.model()
+        else:
+            from local_engine.vocabulary import load_vocabulary
+
+            checkpoint = _open(model if model is not None else str(_demo()))
+            _check_speaks(checkpoint)
+            name = checkpoint.config.released_name or "gpt-oss"
+            tokenizer = load_vocabulary(checkpoint.path, vocabulary)
+            engine = _engine(checkpoint, running)
+            engine.start()
+            stack.callback(engine.close)
+            voice = EngineVoice(engine, tokenizer)
+        options = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "max_completion_tokens": max_tokens,
+        }
+        conversation = Chat(
+            voice,
+            name,
+            Console(),
+            instructions,
+            effort,
+            {key: value for key, value in options.items() if value is not None},
+        )
+        conversation.run(reader(sys.stdin, conversation.console))
+
+
+@main.command()
+@click.option("--model", required=True, help=MODEL_HELP)
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Answers at once; may repeat. Default: 1 4 16.",
+)
+@click.option(
+    "--prompt-tokens", type=click.IntRange(1), default=256, show_default=True, help="Length of prompts."
+)
+@click.option(
+    "--answer-tokens", type=click.IntRange(2), default=64, show_default=True, help="Length of answers."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_takes_running
+@_exits_3
+def bench(
+    model: str,
+    batches: tuple[int, ...],
+    prompt_tokens: int,
+    answer_tokens: int,
+    as_json: bool,
+    running: Running,
+) -> None:
+    """Measure a model's speed on this machine.
+
+    Tokens a second when answering (at several batch sizes) and when reading a prompt, the bytes each token
+    moves and the bandwidth that makes, beside the bandwidth of plain reading measured in the same run.
+    """
+    from dataclasses import replace
+
+    from local_engine.benchmark import benchmark, lines
+    from local_engine.opening import DTYPES
+
+    batches = batches or (1, 4, 16)
+    if max(batches) > running.max_running:
+        raise click.UsageError(f"--batch {max(batches)} is above --max-running {running.max_running}")
+    length = prompt_tokens + answer_tokens
+    checkpoint = _open(model)
+    engine = _engine(
+        checkpoint,
+        replace(running, max_context_tokens=max(length, running.max_context_tokens or 0)),
+        quiet=as_json,
+    )
+    engine.start()
+    try:
+        found = benchmark(
+            engine,
+            checkpoint.config,
+            DTYPES[running.dtype],
+            _device(running),
+            batches=batches,
+            prompt_tokens=prompt_tokens,
+            answer_tokens=answer_tokens,
+            dense_experts=bool(checkpoint.dense),
+        )
+    finally:
+        engine.close()
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    for line in lines(found):
+        click.echo(line)
 
 
 @main.command("make-checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--preset", type=click.Choice(PRESET_NAMES), default="demo", show_default=True)
-@click.option("--format", "format_", type=click.Choice(["hf", "original"]), default="hf", show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--preset",
+    type=click.Choice(PRESET_NAMES),
+    default="demo",
+    show_default=True,
+    help="demo speaks; tiny is for tests; the others have the released models' shapes, for speed.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["hf", "original"]),
+    default="hf",
+    show_default=True,
+    help="Hugging Face's names, or those of the released `original/` folder.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option(
+    "--vocabulary", type=click.Path(path_type=Path), help="An o200k_base.tiktoken; default: litellm's copy."
+)
 @_exits_3
-def make(out: Path, preset: str, format_: Literal["hf", "original"], seed: int) -> None:
+def make(
+    out: Path, preset: str, format_: Literal["hf", "original"], seed: int, vocabulary: Path | None
+) -> None:
     """Write a random checkpoint; none of the presets is a trained model."""
     from local_engine.make import make_checkpoint
 
-    files = make_checkpoint(out, preset, format_, seed)
+    files = make_checkpoint(out, preset, format_, seed, ranks=vocabulary)
     click.echo(
         f"wrote {len(files)} files to {out}: random weights, preset `{preset}`, {format_} format, seed {seed}"
     )
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True)
+@click.option(
+    "--context-tokens", type=click.IntRange(1), default=8192, show_default=True, help="Of each sequence."
+)
+@click.option("--running", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once.")
+@click.option("--verify", is_flag=True, help="Hash a fetched model's files again and compare.")
 @_exits_3
-def inspect(path: Path, output: str) -> None:
-    """Say what a checkpoint is."""
-    from local_engine.checkpoint import open_checkpoint
-    from local_engine.inspection import inspect as describe
+def inspect(
+    model: str,
+    output: str,
+    dtype: Literal["bf16", "fp32"],
+    context_tokens: int,
+    running: int,
+    verify: bool,
+) -> None:
+    """Say what a checkpoint is, and what running it takes.
 
-    found = describe(open_checkpoint(path))
+    MODEL is a folder or a hub id, as for `serve --model`. Weights are not loaded.
+    """
+    from local_engine.hub import verify as verify_files
+    from local_engine.inspection import inspect as describe
+    from local_engine.inspection import lines, memory_of
+    from local_engine.machine import available
+    from local_engine.opening import DTYPES
+
+    checkpoint = _open(model)
+    found = describe(checkpoint)
+    found["memory"] = memory_of(
+        checkpoint,
+        DTYPES[dtype],
+        {"cpu": available("cpu"), "cuda": available("cuda")},
+        context_tokens=context_tokens,
+        running=running,
+    )
+    if verify:
+        found["verified"] = verify_files(checkpoint.path)
     if output == "json":
         click.echo(json.dumps(found, indent=2))
         return
-    for key, value in found.items():
-        click.echo(f"{key}: {json.dumps(value) if isinstance(value, dict) else value}")
+    for line in lines(found):
+        click.echo(line)
 
 
 def read_secret(file: Path | None) -> str:
@@ -144,3 +461,103 @@ def read_secret(file: Path | None) -> str:
     if not secret.isascii() or any(letter.isspace() for letter in secret):
         raise SetupError("the secret must be one word of ascii letters: it travels in an http header")
     return secret
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _open(model: str) -> Checkpoint:
+    """The checkpoint at a path, or behind a hub id."""
+    from local_engine.checkpoint import open_checkpoint
+    from local_engine.hub import resolve_model
+
+    return open_checkpoint(resolve_model(model, _note))
+
+
+def _demo() -> Path:
+    """The demo model, made on first use."""
+    from local_engine.hub import models_folder
+    from local_engine.make import cached_preset
+
+    folder, made = cached_preset(models_folder(), "demo")
+    _note(f"no `--model`: talking to the demo model, {'made now' if made else 'kept'} in {folder}")
+    return folder
+
+
+def _check_speaks(checkpoint: Checkpoint) -> None:
+    from local_engine.harmony.tokens import VOCABULARY_SIZE
+
+    if checkpoint.config.vocab_size != VOCABULARY_SIZE:
+        raise SetupError(
+            f"`vocab_size` is `{checkpoint.config.vocab_size}`: only a model with all {VOCABULARY_SIZE} "
+            "tokens can speak harmony; make one with `--preset demo`"
+        )
+
+
+def _device(running: Running) -> Literal["cpu", "cuda"]:
+    import torch
+
+    there = torch.cuda.is_available()
+    if running.device == "cuda" and not there:
+        raise SetupError("there is no CUDA device here: say `--device cpu`")
+    return "cuda" if there and running.device != "cpu" and not running.exact else "cpu"
+
+
+def _fit(checkpoint: Checkpoint, running: Running, *, quiet: bool = False) -> Fit:
+    """How the model lies in memory; says what is worth saying about it."""
+    from local_engine.machine import available
+    from local_engine.memory import fit
+    from local_engine.opening import DTYPES
+
+    device = _device(running)
+    found = fit(
+        checkpoint.config,
+        DTYPES[running.dtype],
+        device,
+        available(device),
+        max_running=running.max_running,
+        step_tokens=running.step_tokens,
+        max_context_tokens=running.max_context_tokens,
+        kv_bytes=None if running.kv_gib is None else int(running.kv_gib * (1 << 30)),
+        dense_experts=bool(checkpoint.dense),
+        ignore=running.ignore_memory,
+    )
+    for note in () if quiet else found.notes:
+        _note(f"note: {note}")
+    return found
+
+
+def _loading(checkpoint: Checkpoint) -> Any:
+    from local_engine.loading import Loading
+
+    return Loading(checkpoint.nbytes, _stderr())
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _engine(checkpoint: Checkpoint, running: Running, *, quiet: bool = False) -> Engine:
+    """The engine over a checkpoint, loaded and not yet started."""
+    import torch
+
+    from local_engine.opening import EngineOptions, open_engine
+    from local_engine.serve import default_threads
+
+    if (threads := running.threads or default_threads(checkpoint)) is not None:
+        torch.set_num_threads(threads)
+    found = _fit(checkpoint, running, quiet=quiet)
+    options = EngineOptions(
+        dtype=running.dtype,
+        device=_device(running),
+        exact=running.exact,
+        max_running=running.max_running,
+        max_context_tokens=found.max_context_tokens,
+        kv_tokens=found.kv_tokens,
+        step_tokens=running.step_tokens,
+    )
+    with _loading(checkpoint) as progress:
+        return open_engine(checkpoint, options, progress)

@@ -330,7 +330,8 @@ def _from_hf(raw: Mapping[str, Any]) -> ModelConfig:
     if not isinstance(quantization, dict) or quantization.get("quant_method") != "mxfp4":
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
         raise ConfigError(
-            f"`quantization_config.quant_method` is `{method}`: experts must be `mxfp4`, or not quantised at all"
+            f"`quantization_config.quant_method` is `{method}`: experts must be `mxfp4`, or not quantised "
+            "at all"
         )
     values = {ours: raw[theirs] for theirs, ours in HF_NAMES.items() if theirs in raw}
     if raw.get("experts_per_token", values.get("experts_per_token")) != values.get("experts_per_token"):

@@ -2,8 +2,9 @@
 
 `openai/gpt-oss-20b@main` is first resolved to a commit, and everything is fetched from that commit into
 `<cache>/openai--gpt-oss-20b/<commit>/`, as plain files. A file appears under its name only when its checksum
-is the one in the hub's metadata; until then it is `<name>.partial`, where the next try goes on. What was checked
-is written to `hub.json` beside the files: a later start compares sizes with it, `verify` the contents.
+is the one in the hub's metadata; until then it is `<name>.partial`, where the next try goes on. What was
+checked is written to `hub.json` beside the files: a later start compares sizes with it, `verify` the
+contents.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ RECORD = "hub.json"
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WANTED = re.compile(
-    r"config\.json|generation_config\.json|tokenizer[\w.]*\.json|[^/]+\.safetensors|[^/]+\.safetensors\.index\.json"
+    r"config\.json|generation_config\.json|tokenizer[\w.]*\.json"
+    r"|[^/]+\.safetensors|[^/]+\.safetensors\.index\.json"
 )
-"""Files at a repository's root that the engine reads; the same weights lie in `original/` and `metal/` again."""
+"""Files at a repository's root that the engine reads; the same weights lie in `original/` and `metal/` again.
+    """
 
 TIMEOUT_S = 15.0
 HASH_BYTES = 8 << 20
@@ -124,7 +127,7 @@ def fetch(asked: HubId, models: Path, report: Report) -> Path:
         _record(folder, asked, read_record(folder).files)
         return folder
     with _understood(asked, folder):
-        from huggingface_hub.utils import WeakFileLock
+        from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
         folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(folder / ".lock"):
@@ -139,8 +142,8 @@ def verify(folder: Path) -> list[str]:
         path = folder / name
         if not path.is_file() or _sha256(path) != known.sha256:
             raise SetupError(
-                f"`{path}` is not what was fetched: remove it, and the next start with the model's hub id fetches "
-                "it again"
+                f"`{path}` is not what was fetched: remove it, and the next start with the model's hub id "
+                "fetches it again"
             )
     return list(files)
 
@@ -185,7 +188,9 @@ def _last_fetched(home: Path, asked: HubId) -> Path | None:
     folders = [path.parent for path in home.glob(f"*/{RECORD}") if _whole(path.parent)]
     records = [(read_record(folder), folder) for folder in folders]
     wanted = asked.revision or "main"
-    fitting = [(record.fetched, folder) for record, folder in records if wanted in (*record.revisions, record.commit)]
+    fitting = [
+        (record.fetched, folder) for record, folder in records if wanted in (*record.revisions, record.commit)
+    ]
     return max(fitting, default=("", None))[1]
 
 
@@ -226,7 +231,9 @@ def _wanted(asked: HubId, info: ModelInfo) -> list[RepoSibling]:
         )
     found = [file for name, file in files.items() if WANTED.fullmatch(name)]
     if not any(file.rfilename.endswith(".safetensors") for file in found) or "config.json" not in files:
-        raise SetupError(f"`{asked}` holds no `config.json` with `*.safetensors` at its root: it cannot be run")
+        raise SetupError(
+            f"`{asked}` holds no `config.json` with `*.safetensors` at its root: it cannot be run"
+        )
     return sorted(found, key=lambda file: (file.rfilename != "config.json", file.rfilename))
 
 
@@ -238,8 +245,8 @@ def _fetch_files(
     free = shutil.disk_usage(folder).free
     if left > free:
         raise SetupError(
-            f"`{asked}` needs {readable(left)} more on disk, but `{folder}` has {readable(free)} free: make room, or "
-            "set `XDG_CACHE_HOME` to a larger disk"
+            f"`{asked}` needs {readable(left)} more on disk, but `{folder}` has {readable(free)} free: make "
+            "room, or set `XDG_CACHE_HOME` to a larger disk"
         )
     if missing:
         report(f"fetching {len(missing)} files, {readable(left)}, into {folder}")
@@ -274,7 +281,7 @@ def _fetch_file(asked: HubId, path: Path, commit: str, file: RepoSibling) -> Non
     """Fetches one file, from where the last try ended. Raises `SetupError` when its checksum is wrong."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     partial = _partial(path)
     if _partial_bytes(path) > (file.size or 0):
@@ -293,8 +300,8 @@ def _fetch_file(asked: HubId, path: Path, commit: str, file: RepoSibling) -> Non
     if not _is_what_the_hub_has(partial, file):
         partial.unlink()
         raise SetupError(
-            f"`{file.rfilename}` of `{asked}` arrived damaged: its checksum is not the hub's; run the command again "
-            "to fetch that file anew"
+            f"`{file.rfilename}` of `{asked}` arrived damaged: its checksum is not the hub's; run the "
+            "command again to fetch that file anew"
         )
     os.replace(partial, path)
 
@@ -325,14 +332,17 @@ def _understood(asked: HubId, folder: Path) -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         raise SetupError(
-            f"`{asked}` is gated: accept its conditions at {_endpoint()}/{asked.repo}, then log in with `hf auth login`"
+            f"`{asked}` is gated: accept its conditions at {_endpoint()}/{asked.repo}, then log in with `hf "
+            "auth login`"
         ) from None
     except errors.RevisionNotFoundError:
-        raise SetupError(f"`{asked.repo}` has no revision `{asked.revision}`: name a branch, tag or commit") from None
+        raise SetupError(
+            f"`{asked.repo}` has no revision `{asked.revision}`: name a branch, tag or commit"
+        ) from None
     except errors.RepositoryNotFoundError:
         raise SetupError(
-            f"there is no folder `{asked.repo}` here, and the hub shows no model of that name: check it, or log in "
-            "with `hf auth login` if the model is private"
+            f"there is no folder `{asked.repo}` here, and the hub shows no model of that name: check it, or "
+            "log in with `hf auth login` if the model is private"
         ) from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
@@ -341,17 +351,18 @@ def _understood(asked: HubId, folder: Path) -> Iterator[None]:
         ) from None
     except errors.HTTPError as error:  # type: ignore[attr-defined]
         raise SetupError(
-            f"the connection to `{_endpoint()}` broke off ({type(error).__name__}): run the command again, it goes "
-            "on where it stopped"
+            f"the connection to `{_endpoint()}` broke off ({type(error).__name__}): run the command again, "
+            "it goes on where it stopped"
         ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SetupError(
-                f"the disk of `{folder}` is full: make room and run the command again, it goes on where it stopped"
+                f"the disk of `{folder}` is full: make room and run the command again, it goes on where it "
+                "stopped"
             ) from None
         raise SetupError(
-            f"`{asked}` could not be fetched ({error.strerror or 'it came in another size than announced'}): run the "
-            "command again"
+            f"`{asked}` could not be fetched "
+            f"({error.strerror or 'it came in another size than announced'}): run the command again"
         ) from None
 
 
@@ -360,11 +371,12 @@ def _elsewhere(asked: HubId, reason: str) -> str:
     name = asked.repo.partition("/")[2]
     revision = f" --revision {asked.revision}" if asked.revision else ""
     command = (
-        f'hf download {asked.repo}{revision} --include "*.json" "*.safetensors" --exclude "original/*" "metal/*" '
+        f'hf download {asked.repo}{revision} --include "*.json" "*.safetensors" --exclude "original/*" '
+        '"metal/*" '
         f"--local-dir {name}"
     )
     return (
-        f"`{asked}` is no folder here and was not fetched before, and {reason}. On a machine with access run\n"
-        f"  {command}\n"
+        f"`{asked}` is no folder here and was not fetched before, and {reason}. On a machine with access "
+        f"run\n  {command}\n"
         f"copy the folder `{name}` here, and name it: `--model ./{name}`"
     )

@@ -89,7 +89,8 @@ def memory_of(
 ) -> dict[str, Any]:
     """What `running` sequences of `context_tokens` need on each device, beside what is there; JSON-ready.
 
-    `fits` is `yes`, `slowly` (mapped weights would be read again and again), `no`, or None without the device.
+    `fits` is `yes`, `slowly` (mapped weights would be read again and again), `no`, or None without the
+    device.
     """
     config = checkpoint.config
     context = min(context_tokens, config.max_context_tokens)
@@ -109,7 +110,9 @@ def memory_of(
         fits = None
         if has is not None:
             room = has.free_bytes * GRACE
-            fits = "yes" if needed.total_bytes <= room else "slowly" if needed.committed_bytes <= room else "no"
+            fits = (
+                "yes" if needed.total_bytes <= room else "slowly" if needed.committed_bytes <= room else "no"
+            )
         devices[device] = {
             **asdict(needed),
             "total_bytes": needed.total_bytes,

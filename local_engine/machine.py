@@ -15,7 +15,9 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True)
 class Available:
-    """Memory of a device in bytes: `free` may be taken now, `total` is what it has (or a container may use)."""
+    """Memory of a device in bytes: `free` may be taken now, `total` is what it has (or a container may
+    use).
+    """
 
     device: Device
     free_bytes: int
@@ -45,7 +47,9 @@ def available(
 
 
 def _cgroup_limits(proc: Path, cgroups: Path) -> list[tuple[int, int]]:
-    """(limit, in use without file cache) of this process's control group and those above it, either version."""
+    """(limit, in use without file cache) of this process's control group and those above it, either
+    version.
+    """
     try:
         lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -57,7 +61,9 @@ def _cgroup_limits(proc: Path, cgroups: Path) -> list[tuple[int, int]]:
             continue
         root = cgroups if not controllers else cgroups / "memory"
         names = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+            ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            if controllers
+            else ("memory.max", "memory.current")
         )
         group = root / path.lstrip("/")
         # Inside a container the path may be the host's, which is not mounted there: its root is ours.

@@ -6,8 +6,11 @@ appear under their final names only once they are whole.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,10 +37,11 @@ def make_checkpoint(
     shard_bytes: int = SHARD_BYTES,
     ranks: Path | None = None,
 ) -> list[Path]:
-    """Writes weights, vocabulary and `config.json` into `path`; returns the files written, `config.json` last.
+    """Writes weights, vocabulary and `config.json` into `path`; returns the files written, `config.json`
+    last.
 
-    The vocabulary comes from `ranks`, an `o200k_base.tiktoken`, or from litellm's; a preset with fewer ids gets
-    none. Raises `CheckpointError` for an unknown preset or a directory that already holds a checkpoint,
+    The vocabulary comes from `ranks`, an `o200k_base.tiktoken`, or from litellm's; a preset with fewer ids
+    gets none. Raises `CheckpointError` for an unknown preset or a directory that already holds a checkpoint,
     `VocabularyError` without a vocabulary.
     """
     if preset not in PRESETS:
@@ -66,6 +70,30 @@ def make_checkpoint(
         written.append(_write_json(path / "model.safetensors.index.json", index))
     config = chosen.config.to_hf() if format == "hf" else chosen.config.to_original()
     return [*written, _write_json(path / "config.json", config)]
+
+
+def cached_preset(models: Path, preset: str) -> tuple[Path, bool]:
+    """A preset kept under `models`, and whether it was made just now.
+
+    Its folder is named by a digest of what the presets are made from, so that another version of this package
+    makes its own.
+    """
+    here = Path(__file__).parent
+    sources = [here / "presets.py", here / "make.py", *here.glob("demo*"), *here.glob("demo/*")]
+    digest = hashlib.sha256()
+    for source in sorted(source for source in sources if source.is_file()):
+        digest.update(source.read_bytes())
+    folder = models / f"{preset}-{digest.hexdigest()[:12]}"
+    if (folder / "config.json").is_file():
+        return folder, False
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{preset}-", dir=models) as part:
+        made = Path(part) / preset
+        make_checkpoint(made, preset)
+        # Another process may have been faster; its checkpoint is the same.
+        with contextlib.suppress(OSError):
+            os.rename(made, folder)
+    return folder, True
 
 
 def _plan(preset: Preset, form: Format, shard_bytes: int) -> list[list[TensorSpec]]:

@@ -1,13 +1,15 @@
-"""How much memory a model needs, how much there is, and how many blocks of keys and values to make of the rest.
+"""How much memory a model needs, how much there is, and how many blocks of keys and values to make of the
+rest.
 
-All of it is pure: what there is comes from `machine.available`. On a CPU the weights that keep their stored dtype
-are mapped, not copied: the kernel may drop and read them again, so what does not fit is slow, not impossible.
-That is why only the rest is refused when it does not fit, and mapped weights are warned about.
+All of it is pure: what there is comes from `machine.available`. On a CPU the weights that keep their stored
+dtype are mapped, not copied: the kernel may drop and read them again, so what does not fit is slow, not
+impossible. That is why only the rest is refused when it does not fit, and mapped weights are warned about.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from local_engine.config import ModelConfig
 from local_engine.errors import SetupError
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.machine import Available, Device
+from local_engine.model import kv_block_bytes
 from local_engine.scheduler import blocks_needed
 from local_engine.tensors import tensor_specs
 
@@ -85,14 +88,15 @@ def needs(
     full_blocks: int,
     window_blocks: int,
     max_running: int = 1,
-    step_tokens: int = 512,
+    step_tokens: int = 256,
     dense_experts: bool = False,
     decoded_experts_bytes: int = DECODED_EXPERTS_BYTES,
 ) -> Needs:
     """What running a model takes. `dense_experts`: the checkpoint stores them decoded, in bf16.
 
-    The blocks are usable ones; the scratch block of each group is added here. An estimate for the workspace (activations of the largest step, logits and sampling state of every running
-    sequence, the rope table), exact for the rest.
+    The blocks are usable ones; the scratch block of each group is added here. An estimate for the workspace
+    (activations of the largest step, logits and sampling state of every running sequence, the rope table),
+    exact for the rest.
     """
     specs = list(tensor_specs(config))
     values = sum(math.prod(spec.shape) for spec in specs if spec.dtype == "BF16")
@@ -108,7 +112,7 @@ def needs(
         joined = config.num_hidden_layers * config.qkv_rows * (config.hidden_size + 1) * dtype.itemsize
         mapped += weights - joined if stored_as_is else 0
         mapped += experts if stored_as_is or not dense_experts else 0
-    full, window = block_bytes(config, dtype)
+    full, window = kv_block_bytes(config, dtype)
     return Needs(
         device=device,
         dtype=str(dtype).removeprefix("torch."),
@@ -124,7 +128,8 @@ def needs(
 def check(needed: Needs, there: Available | None, *, ignore: bool = False) -> str | None:
     """Compares; returns a warning when it will run, but slowly. None for `there` (unknown) passes.
 
-    Raises `SetupError` with the numbers and what to do when it cannot run; `ignore` turns that into a warning.
+    Raises `SetupError` with the numbers and what to do when it cannot run; `ignore` turns that into a
+    warning.
     """
     if there is None or needed.total_bytes <= there.free_bytes * GRACE:
         return None
@@ -134,8 +139,9 @@ def check(needed: Needs, there: Available | None, *, ignore: bool = False) -> st
     )
     if needed.committed_bytes <= there.free_bytes * GRACE:
         return (
-            f"{numbers}: it runs, but {size(needed.mapped_bytes)} of weights are mapped from their files, and what "
-            "does not fit is read from disk again for every token; free some memory or take the smaller model"
+            f"{numbers}: it runs, but {size(needed.mapped_bytes)} of weights are mapped from their files, "
+            "and what does not fit is read from disk again for every token; free some memory or take the "
+            "smaller model"
         )
     if ignore:
         return f"{numbers}: starting anyway, as `--ignore-memory` says"
@@ -157,6 +163,11 @@ class Fit:
     needs: Needs
     notes: tuple[str, ...]
 
+    @property
+    def kv_tokens(self) -> int:
+        """Positions that the full group holds."""
+        return self.full_blocks * BLOCK_TOKENS
+
 
 def fit(
     config: ModelConfig,
@@ -165,7 +176,7 @@ def fit(
     there: Available | None,
     *,
     max_running: int,
-    step_tokens: int = 512,
+    step_tokens: int = 256,
     max_context_tokens: int | None = None,
     kv_bytes: int | None = None,
     dense_experts: bool = False,
@@ -212,8 +223,8 @@ def fit(
             context //= 2
     if max_context_tokens is None and context < config.max_context_tokens:
         notes.append(
-            f"the context is {context} tokens of {config.max_context_tokens}: more keys and values do not fit in "
-            "memory (`--max-context-tokens`, `--kv-gib`)"
+            f"the context is {context} tokens of {config.max_context_tokens}: more keys and values do not "
+            "fit in memory (`--max-context-tokens`, `--kv-gib`)"
         )
     whole = needed(full_blocks, window_blocks)
     warning = check(whole, there, ignore=ignore)
@@ -232,13 +243,6 @@ def room_for_kv(needed: Needs, there: Available) -> int:
     return max(free - others, (free - committed) // 2, 0)
 
 
-def block_bytes(config: ModelConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of one block of 16 tokens in the full and in the window group: keys and values of its layers."""
-    layer = BLOCK_TOKENS * 2 * config.kv_rows * dtype.itemsize
-    full = config.num_hidden_layers // 2
-    return full * layer, (config.num_hidden_layers - full) * layer
-
-
 def kv_blocks(
     config: ModelConfig,
     dtype: torch.dtype,
@@ -246,25 +250,27 @@ def kv_blocks(
     max_running: int,
     max_context_tokens: int,
     *,
-    step_tokens: int = 512,
+    step_tokens: int = 256,
     share: float = 0.5,
 ) -> tuple[int, int]:
     """The default pool: usable blocks of the full and of the window group, without the scratch block of each.
 
     Room for `max_running` sequences of 8,192 tokens, and for one of `max_context_tokens`, but no more than
-    `share` of `available_bytes` (`room_for_kv`). Raises `SetupError` when that does not hold one whole context:
-    what a request may ask for must be possible.
+    `share` of `available_bytes` (`room_for_kv`). Raises `SetupError` when that does not hold one whole
+    context: what a request may ask for must be possible.
     """
     each, least = (
         blocks_needed(tokens, step_tokens, config.sliding_window)[0]
         for tokens in (min(CONTEXT_TOKENS, max_context_tokens), max_context_tokens)
     )
-    full, window = block_bytes(config, dtype)
-    windows = _window_blocks(config, max_running, step_tokens, spare=2)
-    enough = (max(max_running * each, least) + 1) * full + (windows + 1) * window
-    affordable = int(available_bytes * share)
-    return kv_blocks_within(
-        config, dtype, min(enough, affordable), max_running, max_context_tokens, step_tokens=step_tokens
+    return _largest(
+        config,
+        dtype,
+        int(available_bytes * share),
+        max(max_running * each, least),
+        max_running,
+        max_context_tokens,
+        step_tokens,
     )
 
 
@@ -275,42 +281,54 @@ def kv_blocks_within(
     max_running: int,
     max_context_tokens: int,
     *,
-    step_tokens: int = 512,
+    step_tokens: int = 256,
 ) -> tuple[int, int]:
-    """The largest pool of at most `kv_bytes` (`--kv-gib`), as `kv_blocks` returns it.
+    """The largest pool of at most `kv_bytes` (`--kv-gib`), as `kv_blocks` returns it. Raises `SetupError`."""
+    most = kv_bytes // max(1, kv_block_bytes(config, dtype)[0])
+    return _largest(config, dtype, kv_bytes, most, max_running, max_context_tokens, step_tokens)
 
-    The window group gets what all running sequences can hold, twice, so that the tails of finished prompts stay
-    for a prefix to hit. In a pool that this would take over half of, it shrinks as far as one sequence needs.
-    Raises `SetupError`.
+
+def window_blocks(
+    config: ModelConfig, full_blocks: int, max_running: int, max_context_tokens: int, step_tokens: int
+) -> int:
+    """Blocks of the window group that go with `full_blocks`.
+
+    Each running sequence keeps its window, one takes a prompt's chunk, and as much again stays cached; the
+    more prompts the full group remembers, the more of their tails must be there for a prefix to hit.
     """
-    full, window = block_bytes(config, dtype)
-    least, least_windows = blocks_needed(max_context_tokens, step_tokens, config.sliding_window)
-    windows = max(
-        least_windows,
-        min(_window_blocks(config, max_running, step_tokens, spare=2), kv_bytes // 2 // window),
-    )
-    blocks = (kv_bytes - (windows + 1) * window) // full - 1
-    if blocks < least:
-        wanted = (least + 1) * full + (least_windows + 1) * window
-        shorter = (kv_bytes - (least_windows + 1) * window) // full - 2
-        if kv_bytes >= wanted:
-            return least, (kv_bytes - (least + 1) * full) // window - 1
-        fits = shorter * BLOCK_TOKENS
-        advice = f"lower `--max-context-tokens` to {fits}" if fits > 0 else "free some memory"
+    _, least = blocks_needed(max_context_tokens, step_tokens, config.sliding_window)
+    running = max_running * (config.sliding_window // BLOCK_TOKENS + 2)
+    return max(least, min(full_blocks, 2 * running + least + full_blocks // 4))
+
+
+def _largest(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    kv_bytes: int,
+    most: int,
+    max_running: int,
+    max_context_tokens: int,
+    step_tokens: int,
+) -> tuple[int, int]:
+    """At most `most` full blocks and their window blocks, in `kv_bytes`; bisected, for both grow together."""
+    full, window = kv_block_bytes(config, dtype)
+
+    def windows(blocks: int) -> int:
+        return window_blocks(config, blocks, max_running, max_context_tokens, step_tokens)
+
+    def taken(blocks: int) -> int:
+        return (blocks + 1) * full + (windows(blocks) + 1) * window
+
+    least, _ = blocks_needed(max_context_tokens, step_tokens, config.sliding_window)
+    fits = bisect_right(range(most + 1), kv_bytes, key=taken) - 1
+    if fits < least:
+        shorter = (fits - 1) * BLOCK_TOKENS
+        advice = f"lower `--max-context-tokens` to {shorter}" if shorter > 0 else "free some memory"
         raise SetupError(
-            f"keys and values of {max_context_tokens} tokens need {size(wanted)}, but {size(kv_bytes)} are there "
-            f"for them: {advice}, or give more with `--kv-gib`"
+            f"keys and values of {max_context_tokens} tokens need {size(taken(least))}, but "
+            f"{size(kv_bytes)} are there for them: {advice}, or give more with `--kv-gib`"
         )
-    return blocks, windows
-
-
-def _window_blocks(config: ModelConfig, max_running: int, step_tokens: int, *, spare: int) -> int:
-    """What running sequences hold in the window group, `spare` times, and the tokens of one step.
-
-    A window that begins inside a block touches one block more than it fills.
-    """
-    each = -(-config.sliding_window // BLOCK_TOKENS) + 1
-    return spare * max_running * each + -(-step_tokens // BLOCK_TOKENS)
+    return fits, windows(fits)
 
 
 def _expert_values(config: ModelConfig) -> int:

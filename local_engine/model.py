@@ -25,6 +25,7 @@ Progress = Callable[[str, int], None]
 class Experts:
     """One projection of one layer's E experts, packed as in the checkpoint: blocks u8 [E, R, G, 16], scales
     u8 [E, R, G], bias [E, R]; `decoded` [E, R, 32 G] holds the same in the bias's dtype, if there is room.
+    Of a checkpoint that stores them decoded, blocks and scales are empty and `decoded` is all there is.
     """
 
     blocks: torch.Tensor
@@ -123,6 +124,14 @@ def load_model(
         return placed
 
     def experts(name: str) -> Experts:
+        if f"{name}_weight" in checkpoint.dense:
+            _, n, _, matrix = name.split(".")
+            stored = checkpoint.experts(int(n), matrix)
+            assert isinstance(stored, torch.Tensor), "a dense checkpoint gives its experts as one tensor"
+            if progress is not None:
+                progress(f"{name}_weight", stored.nbytes)
+            none = torch.empty(0, dtype=torch.uint8, device=device)
+            return Experts(none, none, load(f"{name}_bias"), stored.to(device=device, dtype=dtype))
         blocks, scales = (load(f"{name}_weight.{part}", torch.uint8) for part in ("blocks", "scales"))
         decoded = mxfp4.decode(blocks, scales, dtype) if decode else None
         return Experts(blocks, scales, load(f"{name}_bias"), decoded)

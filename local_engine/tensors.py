@@ -43,7 +43,9 @@ HF_DENSE = {
     "mlp.mlp1_weight": "mlp.experts.gate_up_proj",
     "mlp.mlp2_weight": "mlp.experts.down_proj",
 }
-"""Experts that a fine-tuning tool stored decoded: [E, columns, rows], the other way round than packed ones."""
+"""Experts that a fine-tuning tool stored decoded: [E, columns, rows], the other way round than packed
+ones.
+"""
 
 DTYPE_BYTES = {"BF16": 2, "U8": 1, "F16": 2, "F32": 4}
 DENSE_DTYPES = ("BF16", "F16", "F32")
@@ -52,7 +54,9 @@ DENSE_DTYPES = ("BF16", "F16", "F32")
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, shape and safetensors dtype of one tensor: `BF16` or `U8` as released, `F16` or `F32` as found."""
+    """Name, shape and safetensors dtype of one tensor: `BF16` or `U8` as released, `F16` or `F32` as
+    found.
+    """
 
     name: str
     shape: tuple[int, ...]

@@ -1,4 +1,5 @@
-"""A conversation in a terminal: reasoning dim, answers plain, a few commands, and a line of speed behind each.
+"""A conversation in a terminal: reasoning dim, answers plain, a few commands, and a line of speed behind
+each.
 
 Works over any `Voice`: the engine in this process, or one that runs elsewhere and is reached over HTTP.
 Without a terminal, lines of the standard input are turns, and nothing but the answers' text is printed plain.
@@ -10,15 +11,15 @@ import queue
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, TextIO, get_args
 
 from rich.console import Console
 
 from local_engine.answer import Assembler, CallArguments, CallStart, ContentDelta, ReasoningDelta
-from local_engine.engine import Engine, Failed, Finished, Step, Token
+from local_engine.engine import Engine, Failed, Step, Token
 from local_engine.errors import EngineError
 from local_engine.harmony.conversation import Effort
 from local_engine.harmony.render import render_prompt
@@ -68,7 +69,6 @@ class EngineVoice:
 
     engine: Engine
     tokenizer: Tokenizer
-    model: str
     today: Callable[[], date] = date.today
 
     def answer(self, body: dict[str, Any]) -> Iterator[Said | Ended]:
@@ -85,21 +85,21 @@ class EngineVoice:
         steps: queue.SimpleQueue[Step] = queue.SimpleQueue()
         assembler = Assembler(self.tokenizer, (), False, lambda: secrets.token_hex(8))
         generation = self.engine.submit(prompt, params, steps.put)
-        last: Step | None = None
+        step: Step | None = None
         try:
-            while isinstance(last := steps.get(), Token) and not assembler.done:
-                for piece in assembler.push(last):
+            while isinstance(step := steps.get(), Token):
+                for piece in assembler.push(step):
                     yield from _said(piece)
                 if assembler.done:
                     break
         finally:
             generation.cancel()
             # Only when the engine let go is it free for the next turn.
-            while isinstance(last, Token | None):
-                last = steps.get()
-        if isinstance(last, Failed):
-            raise last.error
-        pieces, reason = assembler.finish("stop" if assembler.done else last.reason)
+            while step is None or isinstance(step, Token):
+                step = steps.get()
+        if isinstance(step, Failed):
+            raise step.error
+        pieces, reason = assembler.finish("stop" if assembler.done else step.reason)
         for piece in pieces:
             yield from _said(piece)
         yield Ended(reason, assembler.completion_tokens)
@@ -130,7 +130,9 @@ class Chat:
                 self.turn(line)
 
     def turn(self, text: str) -> None:
-        """One message and its answer. Ctrl-C stops the answer, and what came stays part of the conversation."""
+        """One message and its answer. Ctrl-C stops the answer, and what came stays part of the
+        conversation.
+        """
         content: list[str] = []
         ended: Ended | None = None
         began_s, first_s = self.clock(), None
@@ -153,7 +155,10 @@ class Chat:
             self._note("/reset forgets the conversation")
         pen.end()
         if content:
-            self.history += [{"role": "user", "content": text}, {"role": "assistant", "content": "".join(content)}]
+            self.history += [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": "".join(content)},
+            ]
         if ended is not None:
             self._note(_speed(ended, first_s, began_s, self.clock()))
 
@@ -206,9 +211,36 @@ class _Pen:
         self._at_line_start = True
 
 
+def reader(source: TextIO, console: Console) -> Callable[[], str | None]:
+    """Reads turns: with a prompt and line editing from a terminal, plain lines from anything else.
+
+    None means the end, Ctrl-D. Ctrl-C at the prompt drops what was typed.
+    """
+
+    def typed() -> str | None:
+        while True:
+            try:
+                return input("> ")
+            except KeyboardInterrupt:
+                console.out("\n(Ctrl-D leaves)", style="dim", highlight=False)
+            except EOFError:
+                console.out("")
+                return None
+
+    if source.isatty():
+        with suppress(ImportError):
+            import readline  # noqa: F401 - gives `input` line editing and a history
+        console.out("/help lists commands, Ctrl-D leaves", style="dim", highlight=False)
+        return typed
+    return lambda: line.rstrip("\n") if (line := source.readline()) else None
+
+
 def printable(text: str) -> str:
     """Text that cannot drive a terminal: control characters but line ends and tabs are shown as U+FFFD."""
-    return "".join(c if c in "\n\t" or not (c < " " or "\x7f" <= c < "\xa0") else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c in "\n\t" or not (c < " " or "\x7f" <= c < "\xa0") else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
 
 
 def _said(piece: object) -> Iterator[Said]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ FILE = "tokenizer.json"
 def tokenizer_json(ranks: Mapping[bytes, int], pattern: str) -> dict[str, Any]:
     """The whole file for byte-level BPE over `ranks`, cut by the regular expression `pattern`.
 
-    The special tokens up to `<|endofprompt|>` are named, as in the released file; ids behind it stay reserved.
+    The special tokens up to `<|endofprompt|>` are named, as in the released file; ids behind it stay
+    reserved.
     """
     letters = {byte: letter for letter, byte in byte_letters().items()}
 
@@ -97,7 +99,7 @@ def merged_from(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]
     parts = [token[at : at + 1] for at in range(len(token))]
     limit = ranks[token]
     while len(parts) > 2:
-        pairs = (ranks.get(a + b, limit) for a, b in zip(parts, parts[1:], strict=False))
+        pairs = (ranks.get(a + b, limit) for a, b in pairwise(parts))
         rank, at = min((rank, at) for at, rank in enumerate(pairs))
         if rank >= limit:
             return None

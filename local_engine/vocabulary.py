@@ -77,7 +77,9 @@ def load_vocabulary(checkpoint: Path | None = None, ranks: Path | None = None) -
         return Vocabulary(read_tokenizer_json(path))
     beside = checkpoint.parent / FILE
     if beside.is_file():
-        raise VocabularyError(f"`{checkpoint}` has no `{FILE}`, the folder above it has: copy `{beside}` there")
+        raise VocabularyError(
+            f"`{checkpoint}` has no `{FILE}`, the folder above it has: copy `{beside}` there"
+        )
     raise VocabularyError(
         f"`{checkpoint}` has no `{FILE}`: copy it from where the weights came from (of a released model, the "
         "folder above `original/` has it), or name an `o200k_base.tiktoken` with `--vocabulary`"
@@ -107,8 +109,8 @@ def find_ranks() -> Path:
         if path.is_file():
             return path
     raise VocabularyError(
-        "no vocabulary: install `litellm` (its wheel carries the file), or name an `o200k_base.tiktoken` with "
-        "`--vocabulary`"
+        "no vocabulary: install `litellm` (its wheel carries the file), or name an `o200k_base.tiktoken` "
+        "with `--vocabulary`"
     )
 
 
