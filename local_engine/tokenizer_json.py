@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def tokenizer_json(ranks: Mapping[bytes, int], pattern: str) -> dict[str, Any]:
     letters = {byte: letter for letter, byte in byte_letters().items()}
 
     def spell(token: bytes) -> str:
-        return "".join(letters[byte] for byte in token)
+        return token.decode("latin-1").translate(letters)
 
     ordered = sorted(ranks, key=ranks.__getitem__)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
@@ -99,11 +98,15 @@ def merged_from(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]
     parts = [token[at : at + 1] for at in range(len(token))]
     limit = ranks[token]
     while len(parts) > 2:
-        pairs = (ranks.get(a + b, limit) for a, b in pairwise(parts))
-        rank, at = min((rank, at) for at, rank in enumerate(pairs))
-        if rank >= limit:
+        best, place = limit, -1
+        # A plain loop, for this runs millions of times when a checkpoint is written.
+        for at in range(len(parts) - 1):
+            rank = ranks.get(parts[at] + parts[at + 1], limit)
+            if rank < best:
+                best, place = rank, at
+        if place < 0:
             return None
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
     return (parts[0], parts[1]) if len(parts) == 2 else None
 
 
