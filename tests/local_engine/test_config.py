@@ -134,13 +134,19 @@ def changed(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (changed(RELEASED_20B, experts_per_token=33), "`experts_per_token` (`33`) is above `num_experts`"),
         (changed(RELEASED_20B, rope_scaling_factor=0.5), "`rope_scaling_factor` must be at least 1"),
         (changed(RELEASED_20B_HF, attn_scale=2), "unknown key `attn_scale`"),
-        (changed(RELEASED_20B_HF, model_type="llama"), "`model_type` is `llama`"),
+        (changed(RELEASED_20B_HF, model_type="llama"), "`model_type` is `llama` (`GptOssForCausalLM`)"),
         (changed(RELEASED_20B_HF, rms_norm_eps=1e-6), "`rms_norm_eps` is `1e-06`"),
         (changed(RELEASED_20B_HF, tie_word_embeddings=True), "`tie_word_embeddings` is `True`"),
         (
-            changed(RELEASED_20B_HF, quantization_config=None),
-            "`quantization_config.quant_method` must be `mxfp4`",
+            changed(RELEASED_20B_HF, quantization_config={"quant_method": "bitsandbytes"}),
+            "`quantization_config.quant_method` is `bitsandbytes`: experts must be `mxfp4`, or not quantised",
         ),
+        (
+            changed(RELEASED_20B_HF, quantization_config="int4"),
+            "`quantization_config.quant_method` is `int4`",
+        ),
+        (changed(RELEASED_20B_HF, pruned_heads={"0": [1]}), "`pruned_heads` is `{'0': [1]}`"),
+        (changed(RELEASED_20B_HF, unsloth=1), "unknown key `unsloth`"),
         (changed(RELEASED_20B_HF, experts_per_token=2), "`num_experts_per_tok` disagree"),
         (changed(RELEASED_20B_HF, layer_types=["full_attention"] * 24), "`layer_types` must alternate"),
         (changed(RELEASED_20B_HF, max_position_embeddings=4096), "`max_position_embeddings` is `4096`"),
@@ -161,6 +167,47 @@ def test_a_configuration_that_cannot_be_run_exactly_is_refused_by_name(
         parse_config(raw)
 
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "mlp_bias": False, "hidden_size": 64},
+        {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "norm_topk_prob": True},
+        {"model_type": "gpt_oss", "architectures": ["GptOssForSequenceClassification"]},
+    ],
+)
+def test_another_architecture_is_refused_by_its_name_and_not_by_its_keys(other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        parse_config(other)
+
+    assert str(refusal.value) == (
+        f"`model_type` is `{other['model_type']}` (`{other['architectures'][0]}`): this engine runs gpt-oss "
+        "(`GptOssForCausalLM`) only"
+    )
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"unsloth_version": "2025.9.1", "unsloth_fixed": True, "model_name": "unsloth/gpt-oss-20b"},
+        {"trl_version": "0.21", "peft_version": "0.17", "axolotl_config": "x.yaml"},
+        {"_attn_implementation": "eager", "_attn_implementation_autoset": True, "attn_implementation": None},
+        {"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "torch_dtype": "float32"},
+        {
+            "torch_dtype": None,
+            "dtype": "bfloat16",
+            "max_length": 4096,
+            "temperature": 0.7,
+            "pruned_heads": {},
+        },
+        {"quantization_config": None},
+    ],
+    ids=lambda noted: next(iter(noted)),
+)
+def test_what_fine_tuning_tools_note_in_the_configuration_is_passed_over(noted: dict[str, Any]) -> None:
+    assert parse_config(RELEASED_20B_HF | noted) == (GPT_OSS_20B, "hf")
 
 
 @pytest.mark.parametrize(
