@@ -173,6 +173,9 @@ class Pending:
         while len(self._steps) > left:
             yield self._steps.popleft()
 
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
     def clear(self) -> None:
         """Forgets what is under way."""
         self._steps.clear()
@@ -378,8 +381,10 @@ class Engine:
 
     def _timed_step(self) -> None:
         began_s, generated = self._clock(), self.meter.generated_tokens
+        due = bool(self.pending)
         plan = self.step()
-        self._idle = not (plan.work or plan.preempted)
+        # Results that came in may have made room for a plan that was empty without them.
+        self._idle = not (plan.work or plan.preempted or due)
         if plan.work:
             prefilled = sum(work.count for work in plan.work if not work.samples or work.count > 1)
             took_s = self._clock() - began_s
