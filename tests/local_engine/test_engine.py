@@ -113,7 +113,9 @@ def make() -> Iterator[Callable[..., Bench]]:
         bench.engine.close()
 
 
-def a_request(seed: int, tokens: int = 10, *, n: int = 1, stop: frozenset[int] = ENDLESS, **more: Any) -> Request:
+def a_request(
+    seed: int, tokens: int = 10, *, n: int = 1, stop: frozenset[int] = ENDLESS, **more: Any
+) -> Request:
     """A request with a prompt of its own."""
     return Request([seed] * (seed + 2), SamplingParams(max_tokens=tokens, stop_tokens=stop), n, **more)
 
@@ -311,7 +313,8 @@ def test_a_step_that_breaks_fails_those_in_it_and_the_engine_goes_on(
 def test_unusable_logits_fail_one_request(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.runner.spoil = lambda plan, tokens: [
-        -1 if sequence.tokens[0] == 1 else token for sequence, token in zip(plan.sampling, tokens, strict=True)
+        -1 if sequence.tokens[0] == 1 else token
+        for sequence, token in zip(plan.sampling, tokens, strict=True)
     ]
     bad, good = a_request(1, 30, n=2, salt="t"), a_request(2, 30)
     submit(bench.engine, bad)
