@@ -19,7 +19,7 @@ from local_engine.memory import GRACE, needs, size
 from local_engine.scheduler import blocks_needed
 from local_engine.tokenizer_json import FILE
 
-STEP_TOKENS = 512
+STEP_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)

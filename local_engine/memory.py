@@ -235,6 +235,96 @@ def fit(
 def room_for_kv(needed: Needs, there: Available) -> int:
     """Bytes that a pool may be made from: what everything else leaves of the free memory.
 
+    Where mapped weights leave little, a quarter of what is not committed: the rest stays page cache for them.
+    """
+    free = int(there.free_bytes * GRACE)
+    others = needed.total_bytes - needed.kv_bytes
+    committed = needed.committed_bytes - needed.kv_bytes
+    return max(free - others, (free - committed) // 4, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a model will lie in memory: usable blocks of both groups, the longest context, and what to tell."""
+
+    full_blocks: int
+    window_blocks: int
+    max_context_tokens: int
+    needs: Needs
+    notes: tuple[str, ...]
+
+    @property
+    def kv_tokens(self) -> int:
+        """Positions that the full group holds."""
+        return self.full_blocks * BLOCK_TOKENS
+
+
+def fit(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: Device,
+    there: Available | None,
+    *,
+    max_running: int,
+    step_tokens: int = 256,
+    max_context_tokens: int | None = None,
+    kv_bytes: int | None = None,
+    dense_experts: bool = False,
+    ignore: bool = False,
+) -> Fit:
+    """Sizes the pool and checks everything against what is there, before anything is loaded.
+
+    Without `max_context_tokens` the context is what the model was scaled for, halved until it fits; without
+    `kv_bytes` the pool is `kv_blocks`' choice. Raises `SetupError` with the numbers; `ignore` does not.
+    """
+
+    def needed(full_blocks: int, window_blocks: int) -> Needs:
+        return needs(
+            config,
+            dtype,
+            device,
+            full_blocks=full_blocks,
+            window_blocks=window_blocks,
+            max_running=max_running,
+            step_tokens=step_tokens,
+            dense_experts=dense_experts,
+        )
+
+    def blocks(context: int) -> tuple[int, int]:
+        if kv_bytes is not None:
+            return kv_blocks_within(config, dtype, kv_bytes, max_running, context, step_tokens=step_tokens)
+        room = UNKNOWN_BYTES if there is None else room_for_kv(needed(0, 0), there)
+        try:
+            return kv_blocks(config, dtype, room, max_running, context, step_tokens=step_tokens)
+        except SetupError:
+            if not ignore:
+                raise
+            return blocks_needed(context, step_tokens, config.sliding_window)
+
+    notes = []
+    context = min(max_context_tokens or config.max_context_tokens, config.max_context_tokens)
+    while True:
+        try:
+            full_blocks, window_blocks = blocks(context)
+            break
+        except SetupError:
+            if max_context_tokens is not None or context <= LEAST_CONTEXT_TOKENS:
+                raise
+            context //= 2
+    if max_context_tokens is None and context < config.max_context_tokens:
+        notes.append(
+            f"the context is {context} tokens of {config.max_context_tokens}: more keys and values do not "
+            "fit in memory (`--max-context-tokens`, `--kv-gib`)"
+        )
+    whole = needed(full_blocks, window_blocks)
+    warning = check(whole, there, ignore=ignore)
+    notes += [] if warning is None else [warning]
+    return Fit(full_blocks, window_blocks, context, whole, tuple(notes))
+
+
+def room_for_kv(needed: Needs, there: Available) -> int:
+    """Bytes that a pool may be made from: what everything else leaves of the free memory.
+
     When mapped weights alone do not fit, half of what is not committed: some of it must stay page cache.
     """
     free = int(there.free_bytes * GRACE)

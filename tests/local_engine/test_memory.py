@@ -1,0 +1,255 @@
+"""What a model needs and what there is are compared before anything is loaded, with the numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from local_engine.errors import SetupError
+from local_engine.machine import Available
+from local_engine.memory import (
+    GRACE,
+    Fit,
+    Needs,
+    check,
+    fit,
+    kv_blocks,
+    kv_blocks_within,
+    needs,
+    room_for_kv,
+    size,
+)
+from local_engine.model import kv_block_bytes
+from local_engine.opening import EngineOptions, pool_blocks
+from local_engine.presets import GPT_OSS_20B, PRESETS, TINY
+from local_engine.scheduler import blocks_needed
+from local_engine.tensors import tensor_specs
+
+GIB = 1 << 30
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+def cpu(free_gib: float, total_gib: float = 64) -> Available:
+    """A processor's memory."""
+    return Available("cpu", int(free_gib * GIB), int(total_gib * GIB))
+
+
+@pytest.mark.parametrize("preset", ["20b-shape", "120b-shape", "tiny"])
+def test_weights_and_experts_in_bf16_are_the_checkpoints_bytes(preset: str) -> None:
+    config = PRESETS[preset].config
+    needed = needs(config, BF16, "cpu", full_blocks=0, window_blocks=0)
+
+    assert needed.weights_bytes + needed.experts_bytes == sum(spec.nbytes for spec in tensor_specs(config))
+
+
+def test_a_gpu_holds_everything_and_a_cpu_maps_what_it_need_not_copy() -> None:
+    mapped = {
+        (device, dtype): needs(GPT_OSS_20B, dtype, device, full_blocks=0, window_blocks=0)
+        for device in ("cpu", "cuda")
+        for dtype in (BF16, FP32)
+    }  # type: dict[tuple[str, torch.dtype], Needs]
+    joined = 24 * 5120 * 2881 * 2  # q, k and v of all layers, which the Hugging Face form keeps apart
+
+    assert mapped["cuda", BF16].mapped_bytes == mapped["cuda", FP32].mapped_bytes == 0
+    assert mapped["cpu", FP32].mapped_bytes == mapped["cpu", FP32].experts_bytes
+    assert mapped["cpu", BF16].mapped_bytes == (
+        mapped["cpu", BF16].weights_bytes + mapped["cpu", BF16].experts_bytes - joined
+    )
+    assert mapped["cpu", FP32].weights_bytes == 2 * mapped["cpu", BF16].weights_bytes
+
+
+def test_decoded_experts_count_where_they_are_held() -> None:
+    large = needs(GPT_OSS_20B, BF16, "cpu", full_blocks=0, window_blocks=0)
+    small = needs(TINY, FP32, "cpu", full_blocks=0, window_blocks=0)
+    dense = needs(GPT_OSS_20B, BF16, "cpu", full_blocks=0, window_blocks=0, dense_experts=True)
+
+    assert large.decoded_bytes == 0
+    assert small.decoded_bytes == 4 * 4 * 8 * 3 * 64 * 96
+    assert (dense.experts_bytes, dense.decoded_bytes) == (2 * 24 * 32 * 3 * 2880 * 2880, 0)
+
+
+def test_keys_and_values_of_a_token_of_the_20b_shape_take_24_kib() -> None:
+    full, window = kv_block_bytes(GPT_OSS_20B, BF16)
+    needed = needs(GPT_OSS_20B, BF16, "cuda", full_blocks=99, window_blocks=9)
+
+    assert full == window == 16 * 24 << 10
+    assert needed.kv_bytes == 100 * full + 10 * window
+
+
+NEEDED = Needs(
+    device="cpu",
+    dtype="bfloat16",
+    weights_bytes=3 * GIB,
+    experts_bytes=9 * GIB,
+    decoded_bytes=0,
+    kv_bytes=2 * GIB,
+    workspace_bytes=GIB // 2,
+    mapped_bytes=11 * GIB,
+)
+SUM = "14.5 GiB (weights (bfloat16) 3.0 GiB + experts 9.0 GiB + kv pool 2.0 GiB + workspace 512.0 MiB)"
+
+
+def test_enough_memory_is_not_worth_a_word_and_neither_is_an_unknown_amount() -> None:
+    assert check(NEEDED, cpu(16)) is None
+    assert check(NEEDED, None) is None
+
+
+def test_mapped_weights_that_do_not_fit_are_warned_about_and_not_refused() -> None:
+    assert check(NEEDED, cpu(8, 16)) == (
+        f"this needs {SUM} of memory on `cpu`, but 8.0 GiB of 16.0 GiB are free: it runs, but 11.0 GiB of "
+        "weights are mapped from their files, and what does not fit is read from disk again for every "
+        "token; free some memory or take the smaller model"
+    )
+
+
+def test_what_cannot_live_is_refused_with_the_numbers_and_what_to_do() -> None:
+    with pytest.raises(SetupError) as refusal:
+        check(NEEDED, cpu(3, 16))
+
+    assert str(refusal.value) == (
+        f"this needs {SUM} of memory on `cpu`, but 3.0 GiB of 16.0 GiB are free: lower "
+        "`--max-context-tokens` or `--kv-gib`, or take the smaller model; `--ignore-memory` tries all the "
+        "same"
+    )
+    assert "starting anyway, as `--ignore-memory` says" in (check(NEEDED, cpu(3), ignore=True) or "")
+
+
+def test_the_advice_fits_the_dtype_and_the_device() -> None:
+    needed = needs(GPT_OSS_20B, FP32, "cuda", full_blocks=100, window_blocks=100)
+    with pytest.raises(SetupError, match=r"or use `--dtype bf16`, or use `--device cpu`; `--ignore-memory`"):
+        check(needed, Available("cuda", 8 * GIB, 16 * GIB))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    available=st.integers(0, 200 * GIB),
+    running=st.integers(1, 64),
+    context=st.integers(1, 131072),
+    step=st.integers(64, 2048),
+    dtype=st.sampled_from([BF16, FP32]),
+)
+def test_a_pool_stays_in_its_share_and_always_holds_one_whole_context(
+    available: int, running: int, context: int, step: int, dtype: torch.dtype
+) -> None:
+    least, least_window = blocks_needed(context, step, 128)
+    full_bytes, window_bytes = kv_block_bytes(GPT_OSS_20B, dtype)
+    try:
+        full, window = kv_blocks(GPT_OSS_20B, dtype, available, running, context, step_tokens=step)
+    except SetupError:
+        with pytest.raises(SetupError):
+            kv_blocks_within(GPT_OSS_20B, dtype, available // 2, running, context, step_tokens=step)
+        return
+
+    assert (full + 1) * full_bytes + (window + 1) * window_bytes <= available // 2
+    assert full >= least
+    assert window >= least_window
+    assert full <= max(running * blocks_needed(min(8192, context), step, 128)[0], least)
+    options = EngineOptions(max_running=running, step_tokens=step, kv_tokens=full * 16)
+    assert pool_blocks(options, context, 128) == (full, window)
+
+
+def test_with_memory_to_spare_every_running_sequence_has_its_8192_tokens() -> None:
+    full, window = kv_blocks(GPT_OSS_20B, BF16, 80 * GIB, 32, 131072)
+
+    assert full == 32 * 513
+    assert window == 2 * 32 * 10 + 26 + full // 4
+
+
+def test_a_pool_named_by_its_size_is_filled() -> None:
+    full, window = kv_blocks_within(GPT_OSS_20B, BF16, 8 * GIB, 4, 32768)
+    each = 16 * 24 << 10
+
+    assert 8 * GIB - 2 * each < (full + window + 2) * each <= 8 * GIB
+
+
+def test_a_pool_too_small_for_one_context_says_how_many_tokens_fit() -> None:
+    with pytest.raises(SetupError) as refusal:
+        kv_blocks_within(GPT_OSS_20B, BF16, 2 * GIB, 1, 131072)
+    message = str(refusal.value)
+    fits = int(message.partition("lower `--max-context-tokens` to ")[2].partition(",")[0])
+
+    assert message.startswith(
+        "keys and values of 131072 tokens need 3.8 GiB, but 2.0 GiB are there for them: "
+    )
+    assert message.endswith(", or give more with `--kv-gib`")
+    assert kv_blocks_within(GPT_OSS_20B, BF16, 2 * GIB, 1, fits)
+    with pytest.raises(SetupError, match="are there for them: free some memory, or give more"):
+        kv_blocks_within(GPT_OSS_20B, BF16, GIB // 1024, 1, 64)
+
+
+def test_the_pool_is_made_from_what_everything_else_leaves() -> None:
+    assert room_for_kv(NEEDED, cpu(20)) == int(20 * GIB * GRACE) - int(12.5 * GIB)
+    # Ten GiB do not even hold the mapped weights: a quarter of what is not committed, the rest is page cache.
+    assert room_for_kv(NEEDED, cpu(10)) == (int(10 * GIB * GRACE) - int(1.5 * GIB)) // 4
+    assert room_for_kv(NEEDED, cpu(1)) == 0
+
+
+def placed(free_gib: float | None, max_context_tokens: int | None = None, **options: object) -> Fit:
+    """The 20b shape in bf16 on a CPU."""
+    there = None if free_gib is None else cpu(free_gib)
+    return fit(
+        GPT_OSS_20B, BF16, "cpu", there, max_running=4, max_context_tokens=max_context_tokens, **options
+    )  # type: ignore[arg-type]
+
+
+def test_a_large_machine_runs_the_whole_context_without_a_word() -> None:
+    found = placed(48)
+
+    assert (found.max_context_tokens, found.notes) == (131072, ())
+    assert found.kv_tokens == found.full_blocks * 16 >= 131072
+    assert found.needs.total_bytes <= 48 * GIB
+
+
+def test_a_small_machine_gets_a_shorter_context_and_is_told() -> None:
+    found = placed(16)
+
+    assert found.max_context_tokens < 131072
+    assert found.notes == (
+        f"the context is {found.max_context_tokens} tokens of 131072: more keys and values do not fit in "
+        "memory (`--max-context-tokens`, `--kv-gib`)",
+    )
+    assert found.needs.total_bytes <= 16 * GIB
+    with pytest.raises(SetupError, match="keys and values of 131072 tokens need"):
+        placed(16, 131072)
+
+
+def test_a_machine_too_small_for_the_weights_still_runs_and_is_told() -> None:
+    found = placed(8)
+
+    assert found.needs.committed_bytes < 8 * GIB < found.needs.total_bytes
+    assert "are mapped from their files" in found.notes[-1]
+
+
+def test_a_machine_too_small_for_anything_is_refused_unless_told_otherwise() -> None:
+    with pytest.raises(SetupError, match="free some memory|lower `--max-context-tokens`"):
+        placed(0.5)
+
+    ignoring = placed(0.5, 4096, ignore=True)
+    assert "starting anyway, as `--ignore-memory` says" in ignoring.notes[-1]
+    assert ignoring.full_blocks == 257
+
+
+def test_a_named_pool_is_what_is_checked() -> None:
+    found = placed(48, kv_bytes=4 * GIB)
+
+    assert found.needs.kv_bytes <= 4 * GIB < found.needs.kv_bytes + (2 << 20)
+    with pytest.raises(SetupError, match="kv pool 40.0 GiB"):
+        placed(24, kv_bytes=40 * GIB)
+
+
+def test_where_the_system_does_not_say_what_it_has_a_moderate_pool_is_made() -> None:
+    found = placed(None)
+
+    assert found.notes == ()
+    assert found.max_context_tokens == 131072
+    assert found.needs.kv_bytes <= 4 * GIB
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 20, "5.0 MiB"), (GIB, "1.0 GiB")],
+)
+def test_sizes_are_written_for_people(count: int, text: str) -> None:
+    assert size(count) == text
