@@ -154,7 +154,7 @@ def test_with_memory_to_spare_every_running_sequence_has_its_8192_tokens() -> No
     full, window = kv_blocks(GPT_OSS_20B, BF16, 80 * GIB, 32, 131072)
 
     assert full == 32 * 513
-    assert window == 2 * 32 * 10 + 26 + full // 4
+    assert window == 2 * 32 * 10 + blocks_needed(131072, 256, 128)[1] + full // 4
 
 
 def test_a_pool_named_by_its_size_is_filled() -> None:
@@ -186,12 +186,24 @@ def test_the_pool_is_made_from_what_everything_else_leaves() -> None:
     assert room_for_kv(NEEDED, cpu(1)) == 0
 
 
-def placed(free_gib: float | None, max_context_tokens: int | None = None, **options: object) -> Fit:
-    """The 20b shape in bf16 on a CPU."""
-    there = None if free_gib is None else cpu(free_gib)
+def placed(
+    free_gib: float | None,
+    max_context_tokens: int | None = None,
+    *,
+    kv_bytes: int | None = None,
+    ignore: bool = False,
+) -> Fit:
+    """The 20b shape in bf16 on a CPU, four sequences at once."""
     return fit(
-        GPT_OSS_20B, BF16, "cpu", there, max_running=4, max_context_tokens=max_context_tokens, **options
-    )  # type: ignore[arg-type]
+        GPT_OSS_20B,
+        BF16,
+        "cpu",
+        None if free_gib is None else cpu(free_gib),
+        max_running=4,
+        max_context_tokens=max_context_tokens,
+        kv_bytes=kv_bytes,
+        ignore=ignore,
+    )
 
 
 def test_a_large_machine_runs_the_whole_context_without_a_word() -> None:
