@@ -6,6 +6,7 @@ import http.client
 import json
 import ssl
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,42 +31,33 @@ class RemoteVoice:
     def answer(self, body: dict[str, Any]) -> Iterator[Said | Ended]:
         """See `terminal.Voice`. Closing it closes the connection, which stops the answer."""
         asked = body | {"stream": True, "stream_options": {"include_usage": True}}
-        connection = self._connect()
         try:
-            response = self._send(connection, "POST", "/chat/completions", json.dumps(asked).encode())
-            tokens: int | None = None
-            reason = "stop"
-            for chunk in _events(response):
-                if "error" in chunk:
-                    raise RemoteError(str(chunk["error"].get("message", "the answer broke off")))
-                usage = chunk.get("usage") or {}
-                tokens = usage.get("completion_tokens", tokens)
-                for choice in chunk.get("choices", []):
-                    reason = choice.get("finish_reason") or reason
-                    delta = choice.get("delta", {})
-                    if thought := delta.get("reasoning") or delta.get("reasoning_content"):
-                        yield Said(thought, reasoning=True)
-                    if text := delta.get("content"):
-                        yield Said(text, reasoning=False)
+            with self._asked("POST", "/chat/completions", json.dumps(asked).encode()) as response:
+                tokens: int | None = None
+                reason = "stop"
+                for chunk in _events(response):
+                    if "error" in chunk:
+                        raise RemoteError(str(chunk["error"].get("message", "the answer broke off")))
+                    usage = chunk.get("usage") or {}
+                    tokens = usage.get("completion_tokens", tokens)
+                    for choice in chunk.get("choices", []):
+                        reason = choice.get("finish_reason") or reason
+                        yield from _said(choice.get("delta", {}))
             yield Ended(reason, tokens)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise RemoteError(f"`{self.url}` broke off: {type(error).__name__}") from None
-        finally:
-            connection.close()
 
     def model(self) -> str:
         """The first model it serves. Raises `SetupError` when it cannot be asked."""
-        connection = self._connect()
         try:
-            return str(json.load(self._send(connection, "GET", "/models", None))["data"][0]["id"])
+            with self._asked("GET", "/models", None) as response:
+                return str(json.load(response)["data"][0]["id"])
         except RequestError as error:
             raise SetupError(f"`{self.url}` refuses: {error}") from None
         except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
             raise SetupError(
                 f"no engine answers at `{self.url}` ({type(error).__name__}): check the url, and that it runs"
             ) from None
-        finally:
-            connection.close()
 
     def _connect(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
@@ -76,20 +68,31 @@ class RemoteVoice:
         context = ssl.create_default_context()
         return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=TIMEOUT_S, context=context)
 
-    def _send(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
-    ) -> http.client.HTTPResponse:
+    @contextmanager
+    def _asked(self, method: str, path: str, body: bytes | None) -> Iterator[http.client.HTTPResponse]:
+        """The response to a request, closed at the end. Raises `Refused` for any other status than 200."""
         base = urlsplit(self.url).path.rstrip("/").removesuffix("/v1")
         headers = {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
-        connection.request(method, f"{base}/v1{path}", body=body, headers=headers)
-        response = connection.getresponse()
-        if response.status == 200:
-            return response
-        try:
-            message = json.load(response)["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            message = response.reason
-        raise Refused(f"{message} ({response.status})", status=response.status)
+        with closing(self._connect()) as connection:
+            connection.request(method, f"{base}/v1{path}", body=body, headers=headers)
+            with connection.getresponse() as response:
+                if response.status != 200:
+                    raise Refused(f"{_message(response)} ({response.status})", status=response.status)
+                yield response
+
+
+def _message(response: http.client.HTTPResponse) -> str:
+    try:
+        return str(json.load(response)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.reason
+
+
+def _said(delta: dict[str, Any]) -> Iterator[Said]:
+    if thought := delta.get("reasoning") or delta.get("reasoning_content"):
+        yield Said(thought, reasoning=True)
+    if text := delta.get("content"):
+        yield Said(text, reasoning=False)
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
