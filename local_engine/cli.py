@@ -387,19 +387,31 @@ def bench(
 def make(
     out: Path, preset: str, format_: Literal["hf", "original"], seed: int, vocabulary: Path | None
 ) -> None:
-    """Write a random checkpoint; none of the presets is a trained model."""
+    """Write a checkpoint: a tiny trained demo, or random weights in another preset's shape."""
     from local_engine.make import make_checkpoint
 
     files = make_checkpoint(out, preset, format_, seed, ranks=vocabulary)
-    click.echo(
-        f"wrote {len(files)} files to {out}: random weights, preset `{preset}`, {format_} format, seed {seed}"
-    )
+    weights = "a tiny model for demos" if preset == "demo" else f"random weights, seed {seed}"
+    click.echo(f"wrote {len(files)} files to {out}: preset `{preset}`, {weights}, {format_} format")
 
 
 @main.command()
 @click.argument("model")
-@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True)
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="A line a fact, or JSON.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bf16", "fp32"]),
+    default="bf16",
+    show_default=True,
+    help="To sum up the memory for.",
+)
 @click.option(
     "--context-tokens", type=click.IntRange(1), default=8192, show_default=True, help="Of each sequence."
 )

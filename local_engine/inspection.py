@@ -134,6 +134,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
                 yield f"  {' ' * len(device)}  {_there(needed)}"
         elif isinstance(value, dict):
             yield f"{key}: {', '.join(f'{name} {_plain(name, item)}' for name, item in value.items())}"
+        elif isinstance(value, list):
+            yield f"{key}: {', '.join(value)}"
         else:
             yield f"{key}: {_plain(key, value)}"
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
+from huggingface_hub import constants
 
 from local_engine.cli import PRESET_NAMES, main, read_secret
 from local_engine.errors import SetupError
 from local_engine.presets import PRESETS
 from local_engine.serve import ServeOptions, load_service
+from tests.local_engine.hub_server import COMMIT, REPO, hub_of, serving
 
 SECRET = {"DOUANE_ENGINE_SECRET": "s3cret"}
 
 
-def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
+def run(*arguments: str, env: dict[str, str] | None = None, typed: str | None = None) -> Result:
     """One command, in process."""
-    return CliRunner().invoke(main, arguments, env=env, catch_exceptions=False)
+    return CliRunner().invoke(main, arguments, input=typed, env=env, catch_exceptions=False)
 
 
 def test_the_presets_offered_are_the_presets_there_are() -> None:
@@ -32,7 +35,7 @@ def test_a_checkpoint_is_made_and_inspected(tmp_path: Path) -> None:
 
     assert (made.exit_code, made.output) == (
         0,
-        f"wrote 2 files to {out}: random weights, preset `tiny`, original format, seed 4\n",
+        f"wrote 2 files to {out}: preset `tiny`, random weights, seed 4, original format\n",
     )
     assert (found["preset"], found["seed"], found["format"]) == ("tiny", 4, "original")
     assert "weights: random: the right shape, no meaning\n" in run("inspect", str(out)).output
@@ -57,7 +60,13 @@ def test_making_a_checkpoint_twice_is_refused(tiny: dict[str, Path]) -> None:
         (["--host", "0.0.0.0"], SECRET, "`0.0.0.0` is reachable from outside"),
         (["--host", "engine.example"], SECRET, "`engine.example` is reachable from outside"),
         (["--tls-cert", "x"], SECRET, "give both `--tls-cert` and `--tls-key`"),
-        (["--model", "/nonexistent"], SECRET, "`/nonexistent/config.json` does not exist"),
+        (
+            ["--model", "/nonexistent"],
+            SECRET,
+            "`/nonexistent` is neither a folder here nor the id of a model",
+        ),
+        (["--model", "."], SECRET, "`config.json` does not exist: point at a checkpoint's own directory"),
+        (["--device", "cuda"], SECRET, "there is no CUDA device here: say `--device cpu`"),
         ([], SECRET, "`vocab_size` is `512`: only a model with all 201088 tokens can speak harmony"),
     ],
 )
@@ -113,3 +122,147 @@ def test_names_and_limits_come_from_the_options(demo: Path) -> None:
 
     assert (service.models, service.engine.max_context_tokens) == (("a", "b"), 100)
     assert (default.models, default.engine.max_context_tokens) == (("gpt-oss-20b",), 131072)
+
+
+@pytest.mark.parametrize("name", ["serve", "chat", "bench", "make-checkpoint", "inspect"])
+def test_every_command_and_every_option_is_explained(name: str) -> None:
+    command = main.commands[name]
+    unexplained = [
+        option.name for option in command.params if isinstance(option, click.Option) and not option.help
+    ]
+    shown = run(name, "--help")
+
+    assert unexplained == []
+    assert shown.exit_code == 0
+    assert command.help is not None
+    assert command.help.splitlines()[0] in " ".join(shown.output.split())
+    assert f"  {name} " in run("--help").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["chat", "--model", "x", "--url", "http://x"],
+            "--model runs a model here, --url talks to one elsewhere",
+        ),
+        (["chat", "--secret-file", "x"], "--secret-file belongs to --url"),
+        (["chat", "--effort", "huge"], "'huge' is not one of 'low', 'medium', 'high'"),
+        (["chat", "--step-tokens", "4"], "--step-tokens must be at least --max-running"),
+        (["bench", "--model", "x", "--batch", "17"], "--batch 17 is above --max-running 16"),
+        (["bench"], "Missing option '--model'"),
+        (["inspect"], "Missing argument 'MODEL'"),
+        (["talk"], "No such command 'talk'"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_2_with_the_reason(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_what_a_checkpoint_needs_stands_beside_what_there_is(tiny: dict[str, Path]) -> None:
+    arguments = ["inspect", str(tiny["hf"]), "--context-tokens", "1000", "--running", "3", "--dtype", "fp32"]
+    memory = json.loads(run(*arguments, "--format", "json").output)["memory"]
+    shown = run(*arguments).output.splitlines()
+    needed = memory["devices"]["cpu"]
+
+    assert (memory["context_tokens"], memory["running"]) == (1000, 3)
+    assert memory["devices"].keys() == {"cpu", "cuda"}
+    assert needed["kv_bytes"] == (3 * 64 + 1 + 3 * 42 + 1) * 2 * 16 * 2 * 128 * 4
+    assert needed["total_bytes"] == sum(
+        needed[f"{part}_bytes"] for part in ("weights", "experts", "decoded", "kv", "workspace")
+    )
+    assert needed["free_bytes"] > needed["total_bytes"]
+    assert needed["fits"] == "yes"
+    at = shown.index("memory for 3 x 1000 tokens:")
+    assert shown[at + 1] == f"  cpu: {needed['summary']}"
+    assert shown[at + 2].startswith("       there: ")
+    assert shown[at + 2].endswith(": it fits")
+
+
+def test_a_hub_id_is_fetched_inspected_and_verified(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with serving(hub_of(tiny["hf"])) as hub:
+        env = {"HF_ENDPOINT": hub.url, "XDG_CACHE_HOME": str(tmp_path)}
+        first = run("inspect", REPO, "--format", "json", env=env)
+        again = run("inspect", f"{REPO}@{COMMIT}", "--verify", env=env)
+    folder = tmp_path / "douane" / "models" / "openai--tiny" / COMMIT
+    found = json.loads(first.stdout)
+
+    assert f"{REPO} is commit {COMMIT}\n" in first.stderr
+    assert found["path"] == str(folder)
+    assert (found["hub"]["repo"], found["hub"]["commit"]) == (REPO, COMMIT)
+    assert f"hub: repo {REPO}, commit {COMMIT}, fetched " in again.output
+    assert (
+        "verified: config.json, generation_config.json, model.safetensors, tokenizer.json\n" in again.output
+    )
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    broken = run("inspect", str(folder), "--verify")
+    assert broken.exit_code == 3
+    assert "model.safetensors` is not what was fetched" in broken.stderr
+
+
+CHAT = ("--temperature", "0", "--max-context-tokens", "2048", "--max-running", "1")
+
+
+def test_a_piped_conversation_is_held_with_the_demo(demo: Path) -> None:
+    result = run("chat", "--model", str(demo), *CHAT, "--max-tokens", "40", typed="hello\n/reset\nhello\n")
+    first, second = result.stdout.split("the conversation is forgotten\n")
+
+    assert result.exit_code == 0
+    assert first.splitlines()[0] == second.splitlines()[0] != ""
+    assert "tokens/s, the first after" in first.splitlines()[-1]
+    assert result.stderr.startswith("loaded 49.")
+    assert result.stderr.count("\n") == 1
+
+
+def test_without_a_model_the_demo_is_made_and_named(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local_engine.make.cached_preset", lambda *_: (demo, True))
+    result = run("chat", *CHAT, typed="")
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert f"no `--model`: talking to the demo model, made now in {demo}\n" in result.stderr
+
+
+def test_what_cannot_speak_is_told_before_it_is_loaded(
+    tiny: dict[str, Path], demo: Path, tmp_path: Path
+) -> None:
+    mute = run("chat", "--model", str(tiny["hf"]), typed="")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(demo / name)
+    wordless = run("chat", "--model", str(tmp_path), typed="")
+    elsewhere = run("chat", "--url", "http://127.0.0.1:1", env=SECRET, typed="")
+
+    assert (mute.exit_code, wordless.exit_code, elsewhere.exit_code) == (3, 3, 3)
+    assert "`vocab_size` is `512`: only a model with all 201088 tokens can speak harmony" in mute.stderr
+    assert (
+        f"`{tmp_path}` has no `tokenizer.json`: copy it from where the weights came from" in wordless.stderr
+    )
+    assert "no engine answers at `http://127.0.0.1:1`" in elsewhere.stderr
+
+
+def test_too_little_memory_is_told_with_the_numbers(tiny: dict[str, Path]) -> None:
+    result = run("bench", "--model", str(tiny["hf"]), "--kv-gib", "1000000")
+
+    assert result.exit_code == 3
+    assert "kv pool 1000000.0 GiB" in result.stderr
+    assert "lower `--max-context-tokens` or `--kv-gib`" in result.stderr
+
+
+def test_a_benchmark_prints_its_rates_in_both_forms(tiny: dict[str, Path]) -> None:
+    arguments = ["bench", "--model", str(tiny["hf"]), "--batch", "1", "--batch", "2", "--threads", "1"]
+    lengths = ["--prompt-tokens", "8", "--answer-tokens", "4"]
+    found = json.loads(run(*arguments, *lengths, "--json").stdout)
+    shown = run(*arguments, *lengths).stdout.splitlines()
+
+    assert [run["batch"] for run in found["decode"]] == [1, 2]
+    assert all(run["tokens_per_s"] > 0 and run["bytes_per_token"] > 0 for run in found["decode"])
+    assert found["prefill"]["prompt_tokens"] == 8
+    assert found["machine"]["threads"] == 1
+    assert shown[0].startswith("cpu ")
+    assert shown[-1].startswith("answering 2 at once: ")
