@@ -86,7 +86,7 @@ async def watch_engines(context: GatewayContext) -> None:
     Only engines: a place that no request has been permitted to is not called, not even empty-handed. Says in
     the log when one begins to be out of reach or comes back.
     """
-    engines = {id: backend for id, backend in context.backends.items() if backend.place.kind == "engine"}
+    engines = {place: each for place, each in context.backends.items() if each.place.kind == "engine"}
     reached = dict.fromkeys(engines, True)
     while engines:
         for place, backend in engines.items():
