@@ -40,6 +40,9 @@ REACHED = 1 - 2.0**-21
 LOW_BITS = 15
 """A threshold's 31 bits are searched as 16 high and 15 low ones."""
 
+HALF_STEP = 2.0**-25
+"""A number of 24 bits stands for the middle of its step: 0 itself would draw the first token, however unlikely."""
+
 LOG2_E = 1 / log(2)
 """Gaps are in bits: powers of two are the cheapest ones."""
 
@@ -253,8 +256,8 @@ def _reaching(bins: Tensor, amounts: Tensor, needed: Tensor, size: int) -> tuple
 def _inverted(shares: Tensor, u: Tensor) -> Tensor:
     """The tokens [R, 1] at which the running sum of shares [R, V] passes `u` [R, 1] times the total."""
     sums = shares.cumsum(dim=1)
-    # u is at most 1 - 2^-24, which the rounding of this product to 53 bits cannot lift to the total.
-    passed = (u.double() * sums.narrow(1, shares.shape[1] - 1, 1)).long()
+    # Below the total, because u is at most 1 - 2^-24 and the product is rounded to 53 bits.
+    passed = ((u.double() + HALF_STEP) * sums.narrow(1, shares.shape[1] - 1, 1)).long()
     return torch.searchsorted(sums, passed, right=True).clamp(max=shares.shape[1] - 1)
 
 

@@ -135,6 +135,13 @@ def test_the_ends_of_the_numbers_draw_no_token_that_was_ruled_out() -> None:
         assert [one(logits, uniform=u, **values) for u in (0.0, BELOW_ONE)] == ends, name
 
 
+def test_an_end_of_the_vocabulary_is_not_likelier_than_its_share() -> None:
+    # One number in 2^24 is 0; tokens of 2^-40 would be drawn that often.
+    logits = [-40 * math.log(2), 0.0, -40 * math.log(2)]
+
+    assert [one(logits, uniform=u) for u in (0.0, BELOW_ONE)] == [1, 1]
+
+
 def test_small_shares_do_not_drown_behind_a_large_one() -> None:
     # In fp32 a running sum of 1 takes no notice of shares of 2e-9, which here weigh 4e-4 together.
     logits = torch.full((V,), -20.0)
@@ -320,8 +327,10 @@ def kept_by_sorting(gaps: Tensor, top_k: int, top_p: float, min_p: float, slack:
     kept = gaps <= gaps.sort().values[min(top_k or len(gaps), len(gaps)) - 1] + slack
     kept &= torch.exp(-gaps) >= min_p
     shares = torch.exp(-gaps) * kept
+    if top_p >= 1:
+        return kept
     ranked, order = shares.sort(descending=True)
-    last = int((ranked.cumsum(0) < min(top_p, 1) * shares.sum() * (1 - 1e-12)).sum())
+    last = int((ranked.cumsum(0) < top_p * shares.sum()).sum())
     return kept & (gaps <= gaps[order[min(last, len(gaps) - 1)]] + slack)
 
 
