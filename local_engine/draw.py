@@ -41,7 +41,7 @@ LOW_BITS = 15
 """A threshold's 31 bits are searched as 16 high and 15 low ones."""
 
 HALF_STEP = 2.0**-25
-"""A number of 24 bits stands for the middle of its step: 0 itself would draw the first token, however unlikely."""
+"""A number of 24 bits stands for the middle of its step: 0 itself would draw any first token, however rare."""
 
 LOG2_E = 1 / log(2)
 """Gaps are in bits: powers of two are the cheapest ones."""
@@ -222,21 +222,20 @@ def _filtered(shares: Tensor, gaps: Tensor, d: Draw) -> Tensor:
     """Shares [R, V] with 0 for the tokens that the filters rule out; the likeliest token always stays."""
     # Without the sign, which NaN may have.
     images = gaps.view(torch.int32) & 0x7FFFFFFF
-    vocabulary = shares.shape[1]
-    ranks = torch.where(d.top_k > 0, d.top_k, vocabulary).clamp(max=vocabulary).long()
+    ranks = torch.where(d.top_k > 0, d.top_k, shares.shape[1]).long()
     limit = _threshold(images, torch.ones_like(shares), ranks.unsqueeze(1))
     limit = torch.minimum(limit, d.min_p.log2().abs().view(torch.int32).unsqueeze(1))
     shares = shares * (images <= limit)
     total = shares.sum(dim=1, keepdim=True)
     wanted = torch.where(d.top_p < 1, d.top_p.double() * REACHED, 1.0).unsqueeze(1)
-    needed = torch.minimum((wanted * total).long().clamp(min=1), total)
+    needed = (wanted * total).long()
     return shares * (images <= _threshold(images, shares, needed))
 
 
 def _threshold(images: Tensor, amounts: Tensor, needed: Tensor) -> Tensor:
-    """The least integer, int32 [R, 1], such that the `amounts` int64 [R, V] of the `images` int32 [R, V] up
-    to it reach `needed` int64 [R, 1], at least 1. Two histograms find it: of the images' high bits, then of
-    the low bits of those that share the high bits of the threshold."""
+    """The least integer, int32 [R, 1], such that the `amounts` int64 [R, V] of the `images` int32 [R, V] up to
+    it reach `needed` int64 [R, 1]; one above all images if they never do. Two histograms find it: of the
+    images' high bits, then of the low bits of those that share the high bits of the threshold."""
     high, needed = _reaching(images >> LOW_BITS, amounts, needed, 1 << (31 - LOW_BITS))
     low = images ^ (high << LOW_BITS)
     # The others come behind, in several bins because additions to a single one would wait for each other.

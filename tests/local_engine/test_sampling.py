@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from local_engine.draw import _draw
+from local_engine.draw import _draw, _threshold
 from local_engine.sampling import PROMPTED, Draw, Drawn, SamplingParams, count, draw, empty_draw, uniform
 
 V = 201_088
@@ -217,7 +217,7 @@ def test_each_token_is_drawn_as_softmax_has_it() -> None:
 
 
 def test_a_temperature_near_zero_neither_overflows_nor_wanders() -> None:
-    for temperature in (1e-6, 1e-9, 5e-324):
+    for temperature in (1e-6, 1e-9, 1e-40, 5e-324):
         assert draws(torch.tensor(FAIR) * 1e4, 20, temperature=temperature) == {0: 20}
 
 
@@ -332,6 +332,28 @@ def kept_by_sorting(gaps: Tensor, top_k: int, top_p: float, min_p: float, slack:
     ranked, order = shares.sort(descending=True)
     last = int((ranked.cumsum(0) < top_p * shares.sum()).sum())
     return kept & (gaps <= gaps[order[min(last, len(gaps) - 1)]] + slack)
+
+
+# The edges of the two digits in which a threshold is searched, of 31 bits in all.
+EDGES = [high << 15 | low for high in (0, 1, 2, 0x7F00, 0xFEFF) for low in (0, 1, 62, 63, 64, 0x7FFE, 0x7FFF)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(EDGES), st.integers(0, 2**44)), min_size=1, max_size=30),
+    st.floats(0, 1.5),
+)
+def test_a_threshold_is_the_least_up_to_which_amounts_reach_what_is_needed(
+    pairs: list[tuple[int, int]], part: float
+) -> None:
+    needed = int(part * sum(amount for _, amount in pairs))
+    images, amounts = (torch.tensor([column]) for column in zip(*pairs, strict=True))
+    found = int(_threshold(images.int(), amounts, torch.tensor([[needed]])))
+    reaching = [
+        image for image in (0, *EDGES) if sum(amount for other, amount in pairs if other <= image) >= needed
+    ]
+
+    assert found == min(reaching) if reaching else found > max(image for image, _ in pairs)
 
 
 def logit_lists() -> st.SearchStrategy[list[float]]:
