@@ -41,7 +41,7 @@ LOW_BITS = 15
 """A threshold's 31 bits are searched as 16 high and 15 low ones."""
 
 HALF_STEP = 2.0**-25
-"""A number of 24 bits stands for the middle of its step: 0 itself would draw any first token, however rare."""
+"""A number of 24 bits stands for the middle of its step: 0 itself would draw a first token, however rare."""
 
 LOG2_E = 1 / log(2)
 """Gaps are in bits: powers of two are the cheapest ones."""
@@ -233,8 +233,8 @@ def _filtered(shares: Tensor, gaps: Tensor, d: Draw) -> Tensor:
 
 
 def _threshold(images: Tensor, amounts: Tensor, needed: Tensor) -> Tensor:
-    """The least integer, int32 [R, 1], such that the `amounts` int64 [R, V] of the `images` int32 [R, V] up to
-    it reach `needed` int64 [R, 1]; one above all images if they never do. Two histograms find it: of the
+    """The least integer, int32 [R, 1], such that the `amounts` int64 [R, V] of the `images` int32 [R, V] up
+    to it reach `needed` int64 [R, 1]; one above all images if they never do. Two histograms find it: of the
     images' high bits, then of the low bits of those that share the high bits of the threshold."""
     high, needed = _reaching(images >> LOW_BITS, amounts, needed, 1 << (31 - LOW_BITS))
     low = images ^ (high << LOW_BITS)
