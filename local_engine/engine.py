@@ -1,60 +1,93 @@
-"""The engine: one worker thread that runs one request at a time, behind a short waiting queue.
+"""The engine: one worker thread that computes a step at a time for all requests together.
 
-`Engine.submit` returns at once. Steps of a generation are handed to its `deliver` callback on the worker
-thread, in order, ending with exactly one `Finished` or `Failed`. Cancelling takes effect between two tokens
-or two chunks of the prompt; a generation that still waits leaves the queue at once.
+`Engine.submit` returns at once. What a request gets is handed to its `deliver` callback on the worker thread,
+in order: `Token`s of its choices, then one `Finished` a choice, or one `Failed` for the whole request.
+Cancelling takes effect between two steps and frees everything at once.
+
+The engine knows nothing of text, of harmony or of tensors: a `Runner` turns a plan into tokens.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+from local_engine.errors import Busy, DeviceLost, Fault, Refused, RequestError, Stopping
+from local_engine.kv import BLOCK_TOKENS, tenant_salt
+from local_engine.load import Load, Meter
+from local_engine.scheduler import Plan, Reason, Scheduler
+from local_engine.scheduler import Sequence as Running
 
-from local_engine.errors import Busy, Fault, Refused, RequestError, Stopping
-from local_engine.sampling import Logprobs, SamplingParams, logprobs_of, sample
+if TYPE_CHECKING:
+    from local_engine.sampling import Logprobs, SamplingParams
 
 log = logging.getLogger("local_engine.engine")
 
-FIRST_GUESS_S = 5.0
-MAX_RETRY_AFTER_S = 60
+
+class Grammar(Protocol):
+    """What one choice may say next."""
+
+    def fill(self, mask: Any) -> None:
+        """Sets in int32 [ceil(V / 32)] bit v % 32 of word v // 32 for each token v that may come next.
+
+        May be called on another thread than `accept`, never at the same time.
+        """
+
+    def accept(self, token: int) -> None:
+        """A token was sampled, one that the last mask allowed."""
 
 
-class LanguageModel(Protocol):
-    """What the engine needs of a model; `reference.ReferenceModel` is one."""
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What a sampled row gave: a token, or -1 when its logits were unusable."""
 
-    def new_cache(self) -> Any:
-        """Fresh state for one sequence."""
+    token: int
+    logprobs: Logprobs | None
 
-    def forward(self, tokens: list[int], cache: Any, *, last_only: bool = False) -> torch.Tensor:
-        """Runs tokens behind the cache; fp32 logits [T, V], or [1, V] with `last_only`."""
+
+class Ticket(Protocol):
+    """A step under way."""
+
+    def results(self) -> list[Sampled]:
+        """Waits for the step; one entry for each of `plan.sampling`, in order. Raises `DeviceLost`."""
+
+
+class Runner(Protocol):
+    """Computes steps. `overlaps`: a step may be launched before the one before it has given its results."""
+
+    @property
+    def overlaps(self) -> bool: ...
+
+    def launch(self, plan: Plan, grammars: Sequence[Grammar | None]) -> Ticket:
+        """Begins a step; `grammars` belong to `plan.sampling`. Raises `DeviceLost`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One sampled token, stop tokens included."""
+    """One sampled token of a choice, stop tokens included."""
 
+    choice: int
     id: int
     logprobs: Logprobs | None
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The generation is over: a stop token, the token limit, or `cancel`."""
+    """A choice is over: a stop token, the token limit, or `cancel`. `cached_tokens` of the prompt were hit."""
 
-    reason: Literal["stop", "length", "cancelled"]
+    choice: int
+    reason: Reason
+    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The generation broke off with an error that may be shown."""
+    """The whole request broke off with an error that may be shown."""
 
     error: RequestError
 
@@ -63,97 +96,186 @@ Step = Token | Finished | Failed
 Deliver = Callable[[Step], None]
 
 
-class Generation:
-    """One request's place in the engine."""
+@dataclass(slots=True, eq=False)
+class Choice:
+    """A sequence with what the engine keeps beside it."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        prompt: list[int],
-        params: SamplingParams,
-        deliver: Deliver,
-        cache_salt: str | None,
-    ) -> None:
-        self.prompt = prompt
-        self.params = params
+    sequence: Running
+    generation: Generation
+    grammar: _Watched | None
+
+
+class _Watched:
+    """A grammar whose failure is remembered, so that it ends its own request and no other."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self._grammar = grammar
+        self.error: Exception | None = None
+
+    def fill(self, mask: Any) -> None:
+        try:
+            self._grammar.fill(mask)
+        except Exception as error:
+            self.error = error
+            mask.fill(-1)
+
+    def accept(self, token: int) -> None:
+        try:
+            self._grammar.accept(token)
+        except Exception as error:
+            self.error = error
+
+
+class Generation:
+    """One request's place in the engine: one or more choices over the same prompt."""
+
+    def __init__(self, engine: Engine, deliver: Deliver, submitted_s: float) -> None:
         self.deliver = deliver
-        self.cache_salt = cache_salt
+        self.submitted_s = submitted_s
+        self.choices: tuple[Choice, ...] = ()
         self._engine = engine
-        self._cancelled = threading.Event()
 
     @property
-    def cancelled(self) -> bool:
-        """True once `cancel` was called."""
-        return self._cancelled.is_set()
+    def prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return self.choices[0].sequence.prompt_tokens
 
-    def cancel(self) -> None:
-        """Stops the generation soon; harmless at any time, from any thread."""
-        self._cancelled.set()
-        self._engine._forget(self)
+    def cancel(self, choice: int | None = None) -> None:
+        """Ends one choice, or all, before the next step; harmless at any time, from any thread."""
+        self._engine._cancel([c for c in self.choices if choice in (None, c.sequence.choice)])
+
+    def hold(self) -> None:
+        """Computes nothing more for this request until `release`: its reader is too slow."""
+        self._hold(True)
+
+    def release(self) -> None:
+        """Goes on."""
+        self._hold(False)
+
+    def _hold(self, held: bool) -> None:
+        for choice in self.choices:
+            choice.sequence.held = held
+        self._engine._wake()
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How busy the engine is."""
+class Pending:
+    """Steps whose results are not taken yet: none, or one while the device works ahead of the host."""
 
-    running: int
-    waiting: int
-    max_waiting: int
-    stopping: bool
+    def __init__(self, overlaps: bool) -> None:
+        self._overlaps = overlaps
+        self._steps: deque[tuple[Plan, Ticket]] = deque()
+
+    def settle(self, plan: Plan, ticket: Ticket | None) -> Iterator[tuple[Plan, Ticket]]:
+        """Takes the newest step (None: nothing was to do); yields those whose results are due, in order."""
+        if ticket is not None:
+            self._steps.append((plan, ticket))
+        left = 1 if self._overlaps and ticket is not None and not plan.synchronous else 0
+        while len(self._steps) > left:
+            yield self._steps.popleft()
+
+    def clear(self) -> list[Plan]:
+        """Forgets what is under way; returns its plans."""
+        plans = [plan for plan, _ in self._steps]
+        self._steps.clear()
+        return plans
 
 
 class Engine:
-    """Runs generations over `model`.
+    """Runs requests over a runner and a scheduler.
 
-    `max_context_tokens` bounds prompt plus answer; `max_waiting` bounds the queue behind the running request.
-    The worker thread starts with `start` and ends with `close`.
+    `max_context_tokens` bounds prompt plus answer, `max_waiting` the choices that wait for a slot. `on_lost`
+    is called once, on the worker thread, when the device is gone for good. The worker thread starts with
+    `start` and ends with `close`.
     """
 
     def __init__(
         self,
-        model: LanguageModel,
+        runner: Runner,
+        scheduler: Scheduler,
         *,
         max_context_tokens: int,
         max_waiting: int = 8,
-        prefill_chunk_tokens: int = 256,
         clock: Callable[[], float] = time.monotonic,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.max_context_tokens = max_context_tokens
         self.max_waiting = max_waiting
-        self._model = model
-        self._chunk = prefill_chunk_tokens
+        self.on_lost = on_lost
+        self.runner = runner
+        self.scheduler = scheduler
+        self.pending = Pending(runner.overlaps)
+        self.meter = Meter()
         self._clock = clock
-        self._waiting: deque[Generation] = deque()
-        self._running: Generation | None = None
+        self._choices: dict[Running, Choice] = {}
+        self._inbox: deque[Generation] = deque()
+        self._cancelled: list[Choice] = []
+        self._live = 0
         self._stopping = False
+        self._lost = False
+        self._deadline_s = 0.0
         # Re-entrant, because a signal handler may call `stop` while this thread holds it.
         self._changed = threading.Condition(threading.RLock())
+        self._stirred = False
+        self._idle = True
         self._worker = threading.Thread(target=self._work, name="local-engine", daemon=True)
-        self._service_s = FIRST_GUESS_S
+
+    def step(self) -> Plan:
+        """One step for everybody: the table of contents of this engine. Returns what was launched."""
+        plan = self.scheduler.plan()
+        ticket = self.runner.launch(plan, self._grammars(plan)) if plan.work else None
+        for done, results in self.pending.settle(plan, ticket):
+            sampled = self._usable(done, results.results())
+            self._emit(self.scheduler.commit(done, [one.token for one in sampled]), done, sampled)
+        return plan
 
     def start(self) -> None:
         """Starts the worker thread."""
         self._worker.start()
 
     def submit(
-        self, prompt: list[int], params: SamplingParams, deliver: Deliver, *, cache_salt: str | None = None
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        deliver: Deliver,
+        *,
+        n: int = 1,
+        cache_salt: str | None = None,
+        grammar: Callable[[], Grammar] | None = None,
     ) -> Generation:
-        """Queues a generation.
+        """Queues a request for `n` choices.
 
-        Raises `Refused` (`context_length_exceeded`) when prompt and answer cannot fit, `Busy` when the queue
-        is full, `Stopping` during shutdown. `cache_salt` separates tenants in a shared prefix cache.
+        Raises `Refused` when prompt and answer cannot fit (`context_length_exceeded`) or `n` never can,
+        `Busy` when the queue is full, `Stopping` during shutdown, `Fault` when the device is lost.
+        `cache_salt` separates tenants in the prefix cache. `grammar` makes what holds one choice.
         """
         self.check_length(len(prompt), params.max_tokens)
-        generation = Generation(self, prompt, params, deliver, cache_salt)
+        capacity = self.scheduler.limits.max_running + self.max_waiting
+        if not prompt:
+            raise Refused("the prompt is empty: give at least one token", param="prompt")
+        if n > capacity:
+            raise Refused(f"`n` is above {capacity}, the most this engine holds at once: lower it", param="n")
+        generation = Generation(self, deliver, self._clock())
+        salt = tenant_salt(cache_salt)
+        leader: Running | None = None
+        choices = []
+        for number in range(n):
+            held_to = None if grammar is None else _Watched(grammar())
+            sequence = Running(number, list(prompt), params, salt, held_to is not None, leader)
+            leader = leader or sequence
+            choices.append(Choice(sequence, generation, held_to))
+        generation.choices = tuple(choices)
         with self._changed:
+            if self._lost:
+                raise Fault("the device is lost: the engine is going down, try another replica", status=503)
             if self._stopping:
-                raise Stopping("the engine is shutting down: try another replica")
-            ahead = len(self._waiting) + (self._running is not None)
-            if ahead > self.max_waiting:
-                wait_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._service_s * ahead)))
+                raise Stopping("the engine is shutting down: try another replica", retry_after_s=1)
+            if self._live + n > capacity:
+                waiting = max(0, self._live - self.scheduler.limits.max_running)
+                wait_s = self.meter.retry_after_s(waiting, self.scheduler.limits.max_running)
                 raise Busy(f"the engine is full: retry in {wait_s} s", retry_after_s=wait_s)
-            self._waiting.append(generation)
-            self._changed.notify()
+            self._live += n
+            self._inbox.append(generation)
+            self._wake()
         return generation
 
     def check_length(self, prompt_tokens: int, max_tokens: int) -> None:
@@ -167,103 +289,200 @@ class Engine:
             )
 
     def load(self) -> Load:
-        """A snapshot for health checks and spill-over."""
-        with self._changed:
-            return Load(int(self._running is not None), len(self._waiting), self.max_waiting, self._stopping)
+        """A snapshot for health checks, routing and metrics. Numbers of one moment, give or take a step."""
+        meter, limits, pool = self.meter, self.scheduler.limits, self.scheduler.blocks.full
+        running = list(self.scheduler.running)
+        live = self._live
+        waiting = max(0, live - len(running))
+        ahead = sum(max(0, choice.sequence.uncomputed - 1) for choice in list(self._choices.values()))
+        return Load(
+            running=len(running),
+            waiting=waiting,
+            max_running=limits.max_running,
+            max_waiting=self.max_waiting,
+            stopping=self._stopping,
+            lost=self._lost,
+            kv_blocks_total=pool.total,
+            kv_blocks_free=pool.available,
+            kv_blocks_cached=pool.cached,
+            tokens_per_s=round(meter.tokens_per_s, 3),
+            predicted_ttft_s=round(
+                meter.predicted_ttft_s(ahead, waiting, len(running), limits.max_running), 4
+            ),
+            prefix={salt.hex()[:8]: blocks * BLOCK_TOKENS for salt, blocks in list(pool.salts.items())},
+            prompt_tokens_total=meter.prompt_tokens,
+            cached_tokens_total=meter.cached_tokens,
+            generated_tokens_total=meter.generated_tokens,
+            preemptions_total=self.scheduler.preemptions,
+            steps_total=meter.steps,
+            finished_total=dict(meter.finished),
+        )
 
-    def stop(self) -> None:
-        """Refuses new work and fails what runs or waits. Returns at once; safe in a signal handler."""
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Refuses new work; what is there may end within `grace_s`, and is failed then.
+
+        Returns at once; safe in a signal handler, and again with a shorter grace.
+        """
         with self._changed:
+            deadline_s = self._clock() + grace_s
+            self._deadline_s = min(self._deadline_s, deadline_s) if self._stopping else deadline_s
             self._stopping = True
-            self._changed.notify_all()
+            self._wake()
 
     def close(self) -> None:
-        """`stop`, then waits for the worker to end."""
+        """`stop` without grace, then waits for the worker to end."""
         self.stop()
         if self._worker.is_alive():
             self._worker.join()
 
-    def _forget(self, generation: Generation) -> None:
+    def _cancel(self, choices: Iterable[Choice]) -> None:
         with self._changed:
-            if generation not in self._waiting:
-                return
-            self._waiting.remove(generation)
-        generation.deliver(Finished("cancelled"))
+            self._cancelled += choices
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._stirred = True
+            self._changed.notify_all()
 
     def _work(self) -> None:
-        while (generation := self._next()) is not None:
-            begun = self._clock()
-            last = self._run(generation)
-            with self._changed:
-                self._running = None
-                self._service_s += 0.2 * (self._clock() - begun - self._service_s)
-            # Only now, so that whoever hears of the end finds the engine free.
-            self._deliver(generation, last)
-        self._fail_waiting()
+        while self._more():
+            try:
+                self._timed_step()
+            except DeviceLost as error:
+                self._lose(error)
+                return
+            except Exception as error:
+                self._fail_step(error)
+        self._fail_all(Stopping("the engine is shutting down: the answer is incomplete", retry_after_s=1))
 
-    def _next(self) -> Generation | None:
+    def _more(self) -> bool:
+        """Takes in what came from outside; waits while there is nothing to do. False: time to end."""
         with self._changed:
-            while not self._waiting and not self._stopping:
-                self._changed.wait()
-            if self._stopping:
-                return None
-            self._running = self._waiting.popleft()
-            return self._running
+            while True:
+                self._take_in()
+                if self._stopping and (not self._live or self._clock() >= self._deadline_s):
+                    return False
+                if self._stirred or (self._live and not self._idle):
+                    self._stirred = False
+                    return True
+                self._changed.wait(self._deadline_s - self._clock() if self._stopping else None)
 
-    def _run(self, generation: Generation) -> Finished | Failed:
-        try:
-            return self._generate(generation)
-        except RequestError as error:
-            return Failed(error)
-        except Exception as error:
-            # The message may quote a prompt, so only its type and place are logged.
-            where = error.__traceback__
-            while where is not None and where.tb_next is not None:
-                where = where.tb_next
-            place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where is not None else "?"
-            log.error("generation failed: %s at %s", type(error).__name__, place)
-            return Failed(Fault("the model failed on this request: see the engine's log"))
+    def _take_in(self) -> None:
+        while self._inbox:
+            for choice in self._inbox.popleft().choices:
+                self._choices[choice.sequence] = choice
+                self.scheduler.add(choice.sequence)
+        gone, self._cancelled = self._cancelled, []
+        for choice in gone:
+            if self.scheduler.end(choice.sequence):
+                self._finish(choice, "cancelled")
 
-    def _generate(self, generation: Generation) -> Finished | Failed:
-        """Prefill in chunks, then one token at a time."""
-        params, prompt = generation.params, generation.prompt
-        cache = self._model.new_cache()
-        logits: torch.Tensor | None = None
-        for start in range(0, len(prompt), self._chunk):
-            if (end := self._interrupted(generation)) is not None:
-                return end
-            logits = self._model.forward(prompt[start : start + self._chunk], cache, last_only=True)
-        if logits is None:
-            raise Fault("the prompt is empty")
-        for n in range(params.max_tokens):
-            if (end := self._interrupted(generation)) is not None:
-                return end
-            row = logits[-1]
-            token = sample(row, params, len(prompt) + n)
-            wanted = params.top_logprobs
-            generation.deliver(Token(token, None if wanted is None else logprobs_of(row, token, wanted)))
-            if token in params.stop_tokens:
-                return Finished("stop")
-            if n + 1 < params.max_tokens:
-                logits = self._model.forward([token], cache, last_only=True)
-        return Finished("length")
+    def _timed_step(self) -> None:
+        began_s, generated = self._clock(), self.meter.generated_tokens
+        plan = self.step()
+        self._idle = not plan.work
+        if plan.work:
+            prefilled = sum(work.count for work in plan.work if not work.samples or work.count > 1)
+            took_s = self._clock() - began_s
+            self.meter.step(took_s, prefilled, self.meter.generated_tokens - generated)
 
-    def _interrupted(self, generation: Generation) -> Finished | Failed | None:
-        if generation.cancelled:
-            return Finished("cancelled")
-        if self._stopping:
-            return Failed(Stopping("the engine is shutting down: the answer is incomplete"))
-        return None
+    def _grammars(self, plan: Plan) -> list[Grammar | None]:
+        return [self._choices[sequence].grammar for sequence in plan.sampling]
 
-    def _fail_waiting(self) -> None:
+    def _usable(self, plan: Plan, sampled: list[Sampled]) -> list[Sampled]:
+        """The same, after ending the requests whose logits or grammars turned out to be broken."""
+        for sequence, one in zip(plan.sampling, sampled, strict=True):
+            choice = self._choices.get(sequence)
+            if choice is None:
+                continue
+            if one.token < 0:
+                self.scheduler.disown(sequence)
+                self._fail(choice.generation, Fault("the model produced no usable logits: check the checkpoint"))
+            elif choice.grammar is not None:
+                choice.grammar.accept(one.token)
+                if choice.grammar.error is not None:
+                    _report("a grammar failed", choice.grammar.error)
+                    self._fail(choice.generation, Fault("the answer could not be held to its format"))
+        return sampled
+
+    def _emit(
+        self, ends: list[tuple[Running, int, Reason | None]], plan: Plan, sampled: list[Sampled]
+    ) -> None:
+        logprobs = {
+            sequence: one.logprobs for sequence, one in zip(plan.sampling, sampled, strict=True)
+        }
+        for sequence, token, reason in ends:
+            choice = self._choices[sequence]
+            if len(sequence.tokens) == sequence.prompt_tokens + 1:
+                self.meter.begin(sequence.prompt_tokens, sequence.cached_tokens)
+            self.meter.generated_tokens += 1
+            self._deliver(choice.generation, Token(sequence.choice, token, logprobs[sequence]))
+            if reason is not None:
+                self._finish(choice, reason)
+
+    def _finish(self, choice: Choice, reason: Reason) -> None:
+        """The choice's sequence has ended: everything it held is free before anybody hears of it."""
+        sequence = choice.sequence
+        self._leave(choice, reason)
+        self._deliver(
+            choice.generation, Finished(sequence.choice, reason, min(sequence.cached_tokens, sequence.prompt_tokens))
+        )
+
+    def _fail(self, generation: Generation, error: RequestError) -> None:
+        failed = False
+        for choice in generation.choices:
+            if self.scheduler.end(choice.sequence):
+                self._leave(choice, "failed")
+                failed = True
+        if failed:
+            self._deliver(generation, Failed(error))
+
+    def _leave(self, choice: Choice, reason: str) -> None:
         with self._changed:
-            left, self._waiting = list(self._waiting), deque()
+            del self._choices[choice.sequence]
+            self._live -= 1
+        self.meter.end(reason, self._clock() - choice.generation.submitted_s)
+
+    def _fail_step(self, error: Exception) -> None:
+        """A step broke: all that took part in it, or could have, fail. What they computed is not reused."""
+        _report("a step failed", error)
+        self.pending.clear()
+        for sequence in list(self.scheduler.running):
+            self.scheduler.disown(sequence)
+            self._fail(
+                self._choices[sequence].generation,
+                Fault("the model failed on this request: see the engine's log"),
+            )
+
+    def _fail_all(self, error: RequestError) -> None:
+        self.pending.clear()
+        with self._changed:
+            self._take_in()
+            left = {choice.generation: None for choice in self._choices.values()}
         for generation in left:
-            self._deliver(generation, Failed(Stopping("the engine is shutting down: try another replica")))
+            self._fail(generation, error)
 
-    def _deliver(self, generation: Generation, last: Finished | Failed) -> None:
+    def _lose(self, error: DeviceLost) -> None:
+        _report("the device is lost", error)
+        with self._changed:
+            self._lost = True
+        self._fail_all(Fault("the device is lost: try another replica", status=503))
+        self.on_lost()
+
+    def _deliver(self, generation: Generation, step: Step) -> None:
         try:
-            generation.deliver(last)
+            generation.deliver(step)
         except Exception as error:
             # One listener that breaks must not end the worker, and with it every other request.
-            log.error("an answer's end was not taken: %s", type(error).__name__)
+            _report("a step was not taken", error)
+            generation.cancel()
+
+
+def _report(what: str, error: Exception) -> None:
+    """Logs the kind of an error and its place; its message may quote a prompt."""
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where is not None else "?"
+    log.error("%s: %s at %s", what, type(error).__name__, place)

@@ -10,6 +10,7 @@
         Busy             429         the waiting queue is full; `retry_after_s`
         Stopping         503         the engine is shutting down
         Fault            500         the model failed; the cause is in the log as a type and a place
+      DeviceLost                     the device answers no more; the process must end (exit 4)
 
 INVARIANT: no message of a `RequestError` ever contains text that a client sent, except the name of an
 unknown top-level parameter; prompts do not leak through errors.
@@ -98,3 +99,7 @@ class Fault(RequestError):
     status = 500
     kind = "server_error"
     code = "engine_fault"
+
+
+class DeviceLost(EngineError):
+    """An error of the device after which nothing on it works any more."""
