@@ -69,33 +69,42 @@ class Assembler:
     """Builds one choice.
 
     Where no functions are offered, what the model addresses to a tool is kept as reasoning, for the client
-    could not answer it. `new_id` makes tool call ids.
+    could not answer it. Without `parallel` the answer ends with its first call. `new_id` makes tool call ids.
+    `tokens` is what was sampled, as far as it counts.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str], offers_tools: bool, new_id: Callable[[], str]
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        offers_tools: bool,
+        parallel: bool,
+        new_id: Callable[[], str],
     ) -> None:
         self._parser = HarmonyParser(tokenizer)
         self._outlet = Outlet(stops, tokenizer)
         self._offers_tools = offers_tools
+        self._parallel = parallel
         self._new_id = new_id
         self._kind = _Kind.CONTENT
         self._calls = 0
+        self._called = 0
         self._spoken = False
         self._gap_due = False
-        self.completion_tokens = 0
+        self.tokens: list[int] = []
         self.reasoning_tokens = 0
 
     @property
     def done(self) -> bool:
         """True once nothing that the model could add would be shown."""
-        return self._parser.done or self._outlet.stopped
+        enough = not self._parallel and self._called > 0
+        return self._parser.done or self._outlet.stopped or enough
 
     def push(self, token: Token) -> list[Piece]:
         """Takes one sampled token; returns the pieces it completes. What comes after `done` is ignored."""
         if self.done:
             return []
-        self.completion_tokens += 1
+        self.tokens.append(token.id)
         # Of the message that the token falls into, so before the parser takes it.
         if self._parser.header is not None and token.id < FIRST_SPECIAL:
             if self._kind is _Kind.REASONING:
@@ -106,10 +115,11 @@ class Assembler:
 
     def finish(self, reason: Literal["stop", "length", "cancelled"]) -> tuple[list[Piece], FinishReason]:
         """The tokens have ended; returns the last pieces and OpenAI's `finish_reason`."""
+        cut_off = reason == "length" and not self._parser.done
         pieces = [] if self._outlet.stopped else self._pieces(self._parser.finish())
         if self._outlet.stopped:
             return pieces, "stop"
-        if reason == "length":
+        if cut_off:
             return pieces, "length"
         return pieces, "tool_calls" if self._calls else "stop"
 
@@ -123,6 +133,7 @@ class Assembler:
                     pieces += self._more(text)
                 case MessageEnd() if self._kind is not _Kind.REASONING:
                     pieces += self._show(self._outlet.end())
+                    self._called = self._calls
         return pieces
 
     def _start(self, header: Header) -> list[Piece]:

@@ -65,6 +65,30 @@ class Choice:
     pieces: Sequence[Piece]
     finish_reason: FinishReason
 
+    @property
+    def content(self) -> str:
+        """What was said."""
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, ContentDelta))
+
+    @property
+    def reasoning(self) -> str:
+        """What was thought."""
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, ReasoningDelta))
+
+    @property
+    def calls(self) -> list[tuple[CallStart, str]]:
+        """The tool calls, each with its arguments."""
+        return [
+            (
+                start,
+                "".join(
+                    p.text for p in self.pieces if isinstance(p, CallArguments) and p.index == start.index
+                ),
+            )
+            for start in self.pieces
+            if isinstance(start, CallStart)
+        ]
+
 
 def completion(envelope: Envelope, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:
     """A whole `chat.completion`."""
@@ -111,23 +135,17 @@ def token_text(data: bytes) -> str:
 
 def _choice(envelope: Envelope, index: int, choice: Choice) -> dict[str, Any]:
     """`content` is null only beside tool calls; `reasoning` is absent when there is none."""
-    pieces = choice.pieces
-    reasoning = "".join(piece.text for piece in pieces if isinstance(piece, ReasoningDelta))
-    content = "".join(piece.text for piece in pieces if isinstance(piece, ContentDelta))
-    calls = [
-        _call(
-            start, "".join(p.text for p in pieces if isinstance(p, CallArguments) and p.index == start.index)
-        )
-        for start in pieces
-        if isinstance(start, CallStart)
-    ]
-    message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None}
-    if reasoning:
-        message["reasoning"] = reasoning
+    calls = [_call(start, arguments) for start, arguments in choice.calls]
+    message: dict[str, Any] = {"role": "assistant", "content": choice.content or (None if calls else "")}
+    if choice.reasoning:
+        message["reasoning"] = choice.reasoning
     if calls:
         message["tool_calls"] = calls
     logprobs = [
-        one for piece in pieces if isinstance(piece, ContentDelta | CallArguments) for one in piece.logprobs
+        one
+        for piece in choice.pieces
+        if isinstance(piece, ContentDelta | CallArguments)
+        for one in piece.logprobs
     ]
     return {
         "index": index,

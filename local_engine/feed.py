@@ -28,9 +28,7 @@ class Feed:
     request arrived, on `clock`. To be made and used on the event loop; the engine delivers from its thread.
     """
 
-    def __init__(
-        self, metrics: Metrics, since: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, metrics: Metrics, since: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
         self._since = since
         self._clock = clock
@@ -45,7 +43,7 @@ class Feed:
         self._closed = False
         self._generations: list[tuple[int, int, Generation]] = []
         self._unfinished: set[int] = set()
-        self._cached: dict[int, int] = {}
+        self._cached = 0
 
     def open(
         self,
@@ -88,7 +86,9 @@ class Feed:
                 batch.append((first + step.choice, step))
                 if isinstance(step, Finished):
                     self._unfinished.discard(first + step.choice)
-                    self._cached[first] = step.cached_tokens
+                    if step.choice == 0:
+                        # The other choices share the prompt that the first one computed.
+                        self._cached += step.cached_tokens
             if batch:
                 yield batch
             if failed is not None:
@@ -97,8 +97,8 @@ class Feed:
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompts that were not computed anew, as far as is known."""
-        return sum(self._cached.values())
+        """Tokens of the prompts that were not computed anew; known once every choice is finished."""
+        return self._cached
 
     def count_end(self, reason: str) -> None:
         """Takes note of why a choice ended."""

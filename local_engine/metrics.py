@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from local_engine.engine import Load
+from local_engine.load import Load
 
 FIRST_TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 INTER_TOKEN_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -54,9 +54,10 @@ class LoadCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """The gauges and counters."""
         load = self._load()
-        yield _gauge("running", "Requests that are being computed", load.running)
-        yield _gauge("waiting", "Requests in the queue", load.waiting)
-        yield _gauge("waiting_limit", "Requests that the queue takes", load.max_waiting)
+        yield _gauge("running", "Choices that are being computed", load.running)
+        yield _gauge("running_limit", "Choices that are computed at once", load.max_running)
+        yield _gauge("waiting", "Choices in the queue", load.waiting)
+        yield _gauge("waiting_limit", "Choices that the queue takes", load.max_waiting)
         blocks = GaugeMetricFamily(
             "local_engine_kv_blocks", "Blocks of the key-value cache by state", labels=["state"]
         )
@@ -73,7 +74,7 @@ class LoadCollector(Collector):
             load.cached_tokens_total,
         )
         yield _counter("generated_tokens", "Tokens sampled", load.generated_tokens_total)
-        yield _counter("preemptions", "Requests set back to make room", load.preemptions_total)
+        yield _counter("preemptions", "Choices set back to make room", load.preemptions_total)
         yield _counter("steps", "Forward passes", load.steps_total)
 
 

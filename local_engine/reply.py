@@ -1,10 +1,10 @@
-"""How both kinds of completion are answered: prepared off the event loop, queued, then sent whole or streamed."""
+"""How both kinds of completion are answered: prepared off the event loop, queued, sent whole or streamed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
 
@@ -13,11 +13,53 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from local_engine.arrival import Hangup, gone, read_body
+from local_engine.engine import Finished, Token
 from local_engine.errors import Fault, RequestError
-from local_engine.feed import Feed
+from local_engine.feed import Arrival, Feed
+from local_engine.scheduler import Reason
 from local_engine.service import Service
 
 Job = TypeVar("Job")
+
+
+Piece = TypeVar("Piece", covariant=True)
+End = TypeVar("End", bound=str, covariant=True)
+
+
+class ChoiceState(Protocol[Piece, End]):
+    """What makes the tokens of one choice into pieces of an answer."""
+
+    @property
+    def done(self) -> bool:
+        """True once nothing that the model could add would be shown."""
+
+    def push(self, token: Token) -> list[Piece]:
+        """Takes one sampled token; returns what it completes."""
+
+    def finish(self, reason: Reason) -> tuple[list[Piece], End]:
+        """The tokens have ended; returns the rest, and why in the API's words."""
+
+
+def assembled(
+    feed: Feed, choices: Sequence[ChoiceState[Piece, End]], batch: Sequence[Arrival]
+) -> list[tuple[int, list[Piece], End | None]]:
+    """What a batch adds to each choice it concerns, and why that ended if it did."""
+    pieces: dict[int, list[Piece]] = {}
+    ends: dict[int, End] = {}
+    for number, step in batch:
+        choice, own = choices[number], pieces.setdefault(number, [])
+        if isinstance(step, Finished):
+            cut_off = step.reason == "cancelled" and not choice.done
+            rest, ends[number] = choice.finish(step.reason)
+            own += rest
+            feed.count_end("cancelled" if cut_off else ends[number])
+        else:
+            own += choice.push(step)
+    for number in pieces.keys() - ends.keys():
+        if choices[number].done:
+            # The end is told once the engine has let go, so that it means a free engine.
+            feed.cancel(number)
+    return [(number, own, ends.get(number)) for number, own in pieces.items()]
 
 
 class Reply(Protocol):
@@ -42,8 +84,8 @@ async def respond(
 ) -> Response:
     """The life of a request. Raises `RequestError` for what fails before the first byte.
 
-    `prepare` makes a body into a job, and is run on another thread, since rendering a long prompt or compiling
-    a schema takes tens of milliseconds that other streams should not wait for. `open_reply` queues the job.
+    `prepare` makes a body into a job. It runs on another thread, since rendering a long prompt or compiling a
+    schema takes tens of milliseconds that other streams should not wait for. `open_reply` queues the job.
     """
     body = await read_body(request, service.max_body_bytes)
     arrived_s = service.clock()

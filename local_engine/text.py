@@ -31,6 +31,11 @@ class Shown:
 NOTHING = Shown("")
 
 
+def joined(parts: Sequence[Shown]) -> Shown:
+    """Parts of one text as one."""
+    return Shown("".join(part.text for part in parts), tuple(one for part in parts for one in part.logprobs))
+
+
 class StopFinder:
     """Cuts text at the first of several strings, holding back what may yet become one."""
 

@@ -7,7 +7,7 @@ from vLLM and SGLang. No error here quotes a value that the client sent.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -173,7 +173,8 @@ class JsonSchemaFormat(Wire):
     json_schema: JsonSchema
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
+Mode = Literal["none", "auto", "required"]
+ToolChoice = Mode | NamedToolChoice
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
@@ -300,6 +301,12 @@ def _check_together(request: ChatRequest) -> None:
         raise Refused("`tools` has two functions of one name", param="tools", code="invalid_value")
     if request.tool_choice is not None and not names:
         raise Refused("`tool_choice` needs `tools`", param="tool_choice", code="invalid_value")
+    if any(name in get_args(Mode) for name in names):
+        raise Refused(
+            "`tools` has a function whose name is a value of `tool_choice`: rename it",
+            param="tools",
+            code="invalid_value",
+        )
     if isinstance(request.tool_choice, NamedToolChoice) and request.tool_choice.function.name not in names:
         raise Refused(
             "`tool_choice` names a function that is not in `tools`", param="tool_choice", code="invalid_value"
