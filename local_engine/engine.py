@@ -173,11 +173,9 @@ class Pending:
         while len(self._steps) > left:
             yield self._steps.popleft()
 
-    def clear(self) -> list[Plan]:
-        """Forgets what is under way; returns its plans."""
-        plans = [plan for plan, _ in self._steps]
+    def clear(self) -> None:
+        """Forgets what is under way."""
         self._steps.clear()
-        return plans
 
 
 class Engine:
@@ -448,12 +446,13 @@ class Engine:
         """A step broke: all that took part in it, or could have, fail. What they computed is not reused."""
         _report("a step failed", error)
         self.pending.clear()
-        for sequence in list(self.scheduler.running):
+        queue = self.scheduler.waiting
+        hit = [*self.scheduler.running, *(sequence for sequence in queue if sequence.in_flight)] or [*queue][:1]
+        for sequence in hit:
             self.scheduler.disown(sequence)
-            self._fail(
-                self._choices[sequence].generation,
-                Fault("the model failed on this request: see the engine's log"),
-            )
+            if (choice := self._choices.get(sequence)) is not None:
+                fault = Fault("the model failed on this request: see the engine's log")
+                self._fail(choice.generation, fault)
 
     def _fail_all(self, error: RequestError) -> None:
         self.pending.clear()
@@ -485,4 +484,4 @@ def _report(what: str, error: Exception) -> None:
     while where is not None and where.tb_next is not None:
         where = where.tb_next
     place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where is not None else "?"
-    log.error("%s: %s at %s", what, type(error).__name__, place)
+    log.error("%s: %s at %s", what, type(error).__name__, place, exc_info=error)

@@ -126,10 +126,11 @@ class Limits:
 def blocks_needed(tokens: int, step_tokens: int, window: int) -> tuple[int, int]:
     """The least blocks (full, window) with which one sequence of `tokens` can always run to its end.
 
-    One more than it fills in each group: a copy-on-write holds the old block until the new one is there.
+    One more than it fills in each group: a copy-on-write holds the old block until the new one is there. The
+    window holds two steps' positions, because it moves on only when a step's results are in.
     """
     full = -(-tokens // BLOCK_TOKENS)
-    seen = min(full, -(-(window - 1 + step_tokens) // BLOCK_TOKENS) + 1)
+    seen = min(full, -(-(window - 1 + 2 * step_tokens) // BLOCK_TOKENS) + 1)
     return full + 1, seen + 1
 
 

@@ -1,0 +1,209 @@
+"""The memory that every step reads, allocated once, and how a plan fills it.
+
+INVARIANT: no address changes between steps, so a step can be captured and replayed: each step is a view of
+the first T rows, R sampled rows and n table columns of the same buffers. Rows of the block tables and of the
+penalty counts belong to a sequence's slot, so that what did not change is not written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from local_engine.batch import Batch, Group, Run
+from local_engine.kv import BLOCK_TOKENS, Tables
+from local_engine.sampling import MAX_LOGIT_BIAS, PROMPTED, Draw, uniform
+from local_engine.scheduler import Limits, Plan, Sequence
+
+MASK_BITS = 32
+
+
+class Mirror:
+    """A device tensor and the host array it is filled from. On the CPU both are the same memory."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        staging = torch.zeros(shape, dtype=dtype)
+        self.host: np.ndarray[Any, Any] = staging.numpy()
+        self.device = staging if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
+        self._staging = staging
+
+    def put(self, values: Iterable[float] | np.ndarray[Any, Any], count: int) -> torch.Tensor:
+        """Writes the first `count` entries and returns them on the device."""
+        self.host[:count] = values
+        return self.send(count)
+
+    def send(self, count: int) -> torch.Tensor:
+        """The first `count` entries of the host's array, on the device."""
+        view = self.device[:count]
+        if self.device is not self._staging:
+            view.copy_(self._staging[:count], non_blocking=True)
+        return view
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the buffers must hold: a step's limits, the longest context, the model's window and vocabulary."""
+
+    limits: Limits
+    max_context_tokens: int
+    window: int
+    vocabulary: int
+
+
+class Buffers:
+    """Preallocated inputs of a step on `device`."""
+
+    def __init__(self, sizes: Sizes, device: torch.device) -> None:
+        rows, slots = sizes.limits.step_tokens, sizes.limits.max_running
+        self._window = sizes.window
+        columns = -(-sizes.max_context_tokens // BLOCK_TOKENS)
+        seen = min(columns, -(-(sizes.window - 1 + rows) // BLOCK_TOKENS) + 1)
+
+        def mirror(*shape: int, dtype: torch.dtype = torch.int64) -> Mirror:
+            return Mirror(shape, dtype, device)
+
+        def real(*shape: int) -> Mirror:
+            return mirror(*shape, dtype=torch.float32)
+
+        self._tokens, self._source = mirror(rows), mirror(rows)
+        self._positions, self._sequence = mirror(rows), mirror(rows)
+        self._full_slots, self._window_slots = mirror(rows), mirror(rows)
+        self._full_tables, self._window_tables = mirror(slots, columns), mirror(slots, seen)
+        self._full_base, self._window_base = mirror(slots), mirror(slots)
+        self._sampled = mirror(slots)
+        self._uniform, self._temperature = real(slots), real(slots)
+        self._top_p, self._min_p = real(slots), real(slots)
+        self._top_k = mirror(slots, dtype=torch.int32)
+        self._presence, self._frequency, self._repetition = real(slots), real(slots), real(slots)
+        self._slot = mirror(slots)
+        self._bias_ids, self._bias = mirror(slots, MAX_LOGIT_BIAS), real(slots, MAX_LOGIT_BIAS)
+        self.mask = mirror(slots, -(-sizes.vocabulary // MASK_BITS), dtype=torch.int32)
+        self._counts = torch.zeros((slots, sizes.vocabulary), dtype=torch.int32, device=device)
+        self._inputs = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.previous = torch.zeros(slots, dtype=torch.int64, device=device)
+        """The tokens of the step before, by sampled row: inputs that the host does not know yet."""
+        self._written: list[tuple[Tables | None, int, int]] = [(None, 0, 0)] * slots
+
+    def fill(self, plan: Plan, *, masked: bool) -> Batch:
+        """The plan's batch. With `masked`, the rows of `mask` are read, but not sent: see `send_mask`."""
+        self._begin(plan.fresh)
+        tokens, source, positions, sequence, full_slots, window_slots = ([] for _ in range(6))  # type: ignore[var-annotated]
+        runs, sampled, columns = [], [], 1
+        for work in plan.work:
+            owner, tables = work.sequence, work.sequence.tables
+            assert tables is not None
+            columns = max(columns, self._write_tables(owner.slot, tables, work.start))
+            runs.append(Run(len(tokens), work.count, work.start, owner.slot))
+            places = range(work.start, work.start + work.count)
+            tokens += owner.tokens[work.start : work.start + work.count] if work.source < 0 else [0]
+            source += [work.source] * work.count
+            positions += places
+            sequence += [owner.slot] * work.count
+            full_slots += [_place(tables.full, p) for p in places]
+            window_slots += [_place(tables.window, p) for p in places]
+            if work.samples:
+                sampled.append(len(tokens) - 1)
+        count, slots = len(tokens), len(self._written)
+        return Batch(
+            tokens=self._resolve(tokens, source),
+            positions=self._positions.put(positions, count),
+            sequence=self._sequence.put(sequence, count),
+            full=Group(
+                self._full_tables.send(slots)[:, :columns],
+                self._full_base.device,
+                self._full_slots.put(full_slots, count),
+            ),
+            window=Group(
+                self._window_tables.send(slots),
+                self._window_base.send(slots),
+                self._window_slots.put(window_slots, count),
+            ),
+            rows=self._sampled.put(sampled, len(sampled)),
+            runs=tuple(runs),
+            window_base=tuple(self._window_base.host.tolist()),
+            draw=self._draw(plan, masked),
+        )
+
+    def send_mask(self, rows: int) -> None:
+        """Brings the masks that were filled on the host to the device."""
+        self.mask.send(rows)
+
+    def _begin(self, fresh: tuple[Sequence, ...]) -> None:
+        """Sequences that got a slot: counts of what they said before, if they are to be penalised for it."""
+        for sequence in fresh:
+            self._written[sequence.slot] = (None, 0, 0)
+            if sequence.params.penalised:
+                said = np.asarray(sequence.tokens[sequence.prompt_tokens :], dtype=np.int64)
+                counts = np.bincount(said, minlength=self._counts.shape[1]).astype(np.int32)
+                counts[sequence.tokens[: sequence.prompt_tokens]] |= PROMPTED
+                self._counts[sequence.slot].copy_(torch.from_numpy(counts))
+
+    def _write_tables(self, slot: int, tables: Tables, start: int) -> int:
+        """Brings a slot's rows of the block tables up to date for positions from `start` on; returns how many
+        columns the full one uses."""
+        owner, version, known = self._written[slot]
+        if owner is not tables or version != tables.version:
+            known = 0
+        self._full_tables.host[slot, known : len(tables.full)] = tables.full[known:]
+        self._written[slot] = (tables, tables.version, len(tables.full))
+        # More may be held than these positions see: blocks are let go of when a step's results are in.
+        base = max(0, start - self._window + 1) // BLOCK_TOKENS
+        seen = tables.window[base:]
+        row = self._window_tables.host[slot]
+        row[: len(seen)], row[len(seen) :] = seen, 0
+        self._window_base.host[slot] = base
+        return len(tables.full)
+
+    def _resolve(self, tokens: list[int], source: list[int]) -> torch.Tensor:
+        """The inputs: those the host knows, and those that only the device has."""
+        count = len(tokens)
+        known = self._tokens.put(tokens, count)
+        if max(source) < 0:
+            return known
+        rows = self._source.put(source, count)
+        inputs = self._inputs[:count]
+        # A row whose logits were unusable gave -1; its sequence has failed, whatever it computes now.
+        drawn = self.previous.index_select(0, rows.clamp(min=0)).clamp_(min=0)
+        torch.where(rows < 0, known, drawn, out=inputs)
+        return inputs
+
+    def _draw(self, plan: Plan, masked: bool) -> Draw:
+        drawing = [(work.sequence, work.start + work.count) for work in plan.work if work.samples]
+        params = [sequence.params for sequence, _ in drawing]
+        rows = len(params)
+        biased = any(p.logit_bias for p in params)
+        if biased:
+            for row, p in enumerate(params):
+                ids, values = self._bias_ids.host[row], self._bias.host[row]
+                ids[:], values[:] = 0, 0.0
+                for n, (token, bias) in enumerate(p.logit_bias):
+                    ids[n], values[n] = token, bias
+        wanted = [p.top_logprobs for p in params if p.top_logprobs is not None]
+        return Draw(
+            uniform=self._uniform.put([uniform(s.params.seed, s.choice, at) for s, at in drawing], rows),
+            temperature=self._temperature.put([p.temperature for p in params], rows),
+            top_k=self._top_k.put([p.top_k for p in params], rows),
+            top_p=self._top_p.put([p.top_p for p in params], rows),
+            min_p=self._min_p.put([p.min_p for p in params], rows),
+            presence=self._presence.put([p.presence_penalty for p in params], rows),
+            frequency=self._frequency.put([p.frequency_penalty for p in params], rows),
+            repetition=self._repetition.put([p.repetition_penalty for p in params], rows),
+            slot=self._slot.put([sequence.slot for sequence, _ in drawing], rows),
+            counts=self._counts,
+            bias_ids=self._bias_ids.send(rows) if biased else self._bias_ids.device[:rows],
+            bias=self._bias.send(rows) if biased else self._bias.device[:rows],
+            mask=self.mask.device[:rows],
+            penalised=any(p.penalised for p in params),
+            biased=biased,
+            masked=masked,
+            filtered=any(p.filtered for p in params),
+            logprobs=max(wanted) if wanted else None,
+        )
+
+
+def _place(blocks: list[int], position: int) -> int:
+    return blocks[position // BLOCK_TOKENS] * BLOCK_TOKENS + position % BLOCK_TOKENS

@@ -1,0 +1,86 @@
+"""From a checkpoint to an engine that is ready to start: dtype, operations, sizes of the pools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from local_engine.buffers import Buffers, Sizes
+from local_engine.checkpoint import Checkpoint
+from local_engine.engine import Engine
+from local_engine.errors import SetupError
+from local_engine.kv import BLOCK_TOKENS, BlockTables
+from local_engine.model import Progress, load_model, new_kv
+from local_engine.ops import Ops, cpu, exact, ref
+from local_engine.runner import ModelRunner
+from local_engine.scheduler import Limits, Scheduler, blocks_needed
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to run a model.
+
+    `exact` gives every row the same bits whatever runs beside it (fp32 on the CPU, slow). `kv_tokens` is how
+    many positions the full group holds, None for what `max_running` sequences of `max_context_tokens` need.
+    `step_tokens` bounds the rows of a step, and so how long a prompt's chunk keeps the others waiting.
+    `overlap` launches a step before the last one's tokens are known, None where the device gains by it.
+    """
+
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    device: str = "cpu"
+    exact: bool = False
+    max_running: int = 16
+    max_waiting: int = 8
+    max_context_tokens: int | None = None
+    kv_tokens: int | None = None
+    step_tokens: int = 256
+    overlap: bool | None = None
+
+
+def open_engine(
+    checkpoint: Checkpoint, options: EngineOptions, progress: Progress | None = None
+) -> Engine:
+    """Loads the weights and makes the engine, not yet started. Raises `SetupError`."""
+    config = checkpoint.config
+    longest = min(config.max_context_tokens, options.max_context_tokens or config.max_context_tokens)
+    limits = Limits(options.max_running, options.step_tokens)
+    full, window = pool_blocks(options, longest, config.sliding_window)
+    device = torch.device(options.device)
+    model = load_model(
+        checkpoint, DTYPES[options.dtype], device, max_context_tokens=longest, progress=progress
+    )
+    # Block 0 of each pool is scratch, and nobody's.
+    kv = new_kv(model, full + 1, window + 1)
+    buffers = Buffers(Sizes(limits, longest, config.sliding_window, config.vocab_size), device)
+    overlaps = device.type != "cpu" if options.overlap is None else options.overlap
+    runner = ModelRunner(model, kv, ops_for(options), buffers, overlaps=overlaps)
+    scheduler = Scheduler(BlockTables(full, window, config.sliding_window), limits)
+    return Engine(runner, scheduler, max_context_tokens=longest, max_waiting=options.max_waiting)
+
+
+def ops_for(options: EngineOptions) -> Ops:
+    """The operations for a device. Raises `SetupError` for exact arithmetic where it is not to be had."""
+    if options.exact and (options.device != "cpu" or options.dtype != "fp32"):
+        raise SetupError("exact arithmetic is there on the CPU in fp32 only: say `--device cpu --dtype fp32`")
+    if options.exact:
+        return exact.OPS
+    return cpu.OPS if options.device == "cpu" else ref.OPS
+
+
+def pool_blocks(options: EngineOptions, longest: int, window: int) -> tuple[int, int]:
+    """Blocks (full, window) of the pools. Raises `SetupError` when not even one sequence fits."""
+    least_full, least_window = blocks_needed(longest, options.step_tokens, window)
+    tokens = options.kv_tokens or options.max_running * longest
+    full = -(-tokens // BLOCK_TOKENS)
+    if full < least_full:
+        raise SetupError(
+            f"the cache holds {tokens} tokens, but one sequence of {longest} needs {least_full * BLOCK_TOKENS}: "
+            "allow it more, or lower `--max-context-tokens`"
+        )
+    # Each running sequence keeps its window, one takes a prompt's chunk, and as much again stays cached.
+    running = options.max_running * (window // BLOCK_TOKENS + 2)
+    return full, max(least_window, min(full, 2 * running + least_window + full // 4))

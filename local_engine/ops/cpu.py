@@ -1,0 +1,119 @@
+"""Operations for the host's processor: eager, so free to look at the batch.
+
+Projections take all rows at once. Attention goes sequence by sequence over a prompt's rows and takes single
+rows, the decode steps, together. Each expert takes its rows at once, and only chosen experts are decoded.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import torch
+from torch.nn.functional import linear
+
+from local_engine import reference
+from local_engine.batch import Batch, Group, LayerKV, Run
+from local_engine.model import Layer
+from local_engine.ops import ref
+
+SCORES = 1 << 20
+"""Most scores of one query head held at a time, unless sixteen rows have more."""
+
+
+def attend(
+    q: torch.Tensor, kv: LayerKV, group: Group, batch: Batch, sinks: torch.Tensor, window: int | None
+) -> torch.Tensor:
+    """See `Ops.attend`."""
+    heard = torch.empty_like(q)
+    base = batch.window_base if group is batch.window else (0,) * len(batch.window_base)
+    alike: dict[int, list[Run]] = defaultdict(list)
+    for run in batch.runs:
+        if run.rows == 1:
+            # Rows of one bucket gather as many blocks as its longest, which is less than twice their own.
+            alike[_span(run, kv, window)[1].bit_length()].append(run)
+        else:
+            mine = slice(run.row, run.row + run.rows)
+            heard[mine] = _prompt(q[mine], kv, group, run, base[run.sequence], sinks, window)
+    for runs in alike.values():
+        rows = torch.tensor([run.row for run in runs])
+        heard.index_copy_(0, rows, _decode(q.index_select(0, rows), kv, group, runs, base, sinks, window))
+    return heard
+
+
+def experts(
+    t: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, layer: Layer, limit: float, x: torch.Tensor
+) -> torch.Tensor:
+    """See `Ops.experts`."""
+    top = ids.shape[1]
+    places = ids.flatten().argsort(stable=True)
+    counts = torch.bincount(ids.flatten()).tolist()
+    arranged = t.index_select(0, places // top)
+    done = torch.empty_like(arranged)
+    start = 0
+    for expert, count in enumerate(counts):
+        if count:
+            mine = slice(start, start + count)
+            h = linear(arranged[mine], layer.mlp1.weight(expert), layer.mlp1.bias[expert])
+            a = reference.swiglu(h, limit)
+            done[mine] = linear(a, layer.mlp2.weight(expert), layer.mlp2.bias[expert])
+            start += count
+    back = torch.empty_like(done).index_copy_(0, places, done).view(-1, top, t.shape[1])
+    return x + torch.bmm(weights[:, None], back)[:, 0]
+
+
+def _span(run: Run, kv: LayerKV, window: int | None) -> tuple[int, int]:
+    """First logical block that a run sees, and how many blocks it sees."""
+    block = kv.keys.shape[1]
+    first = 0 if window is None else max(0, run.position - window + 1) // block
+    return first, (run.position + run.rows - 1) // block + 1 - first
+
+
+def _prompt(
+    q: torch.Tensor, kv: LayerKV, group: Group, run: Run, base: int, sinks: torch.Tensor, window: int | None
+) -> torch.Tensor:
+    """The rows q [T, N, D] of one run, some at a time."""
+    first, count = _span(run, kv, window)
+    blocks = group.tables[run.sequence, first - base : first - base + count]
+    keys, values = (part.index_select(0, blocks).flatten(0, 1) for part in (kv.keys, kv.values))
+    start = run.position - first * kv.keys.shape[1]
+    step = window or max(16, SCORES // keys.shape[0])
+    return torch.cat(
+        [
+            reference.attend(
+                q[at : at + step],
+                keys[: start + min(at + step, run.rows)],
+                values[: start + min(at + step, run.rows)],
+                sinks,
+                window,
+            )
+            for at in range(0, run.rows, step)
+        ]
+    )
+
+
+def _decode(
+    q: torch.Tensor,
+    kv: LayerKV,
+    group: Group,
+    runs: list[Run],
+    base: tuple[int, ...],
+    sinks: torch.Tensor,
+    window: int | None,
+) -> torch.Tensor:
+    """The rows q [T, N, D] of runs of one row each, over as many blocks as the longest of them sees."""
+    spans = [_span(run, kv, window) for run in runs]
+    width = max(count for _, count in spans)
+    host = [
+        (run.sequence, first - base[run.sequence], first * kv.keys.shape[1], run.position)
+        for run, (first, _) in zip(runs, spans, strict=True)
+    ]
+    sequence, column, start, positions = torch.tensor(host).unbind(1)
+    # A shorter row's surplus columns hold any block: all of it is behind the row's position.
+    columns = (column[:, None] + torch.arange(width)).clamp(max=group.tables.shape[1] - 1)
+    j = start[:, None] + torch.arange(width * kv.keys.shape[1])
+    tables = group.tables[sequence[:, None], columns]
+    return ref.attend_rows(q, kv, tables, ref.hidden_keys(j, positions, window), sinks)
+
+
+OPS = replace(ref.OPS, attend=attend, experts=experts)

@@ -1,0 +1,78 @@
+"""fp32 on the host, bit for bit the same for a token at a position whatever else the batch holds.
+
+A matrix product may order its sums by the number of rows, and a vectorised loop treats its tail otherwise. So
+every operation here is the host's, applied to one row at a time, in memory of its own so that not even the
+alignment of a row depends on its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from local_engine.batch import Batch, Group, LayerKV, Run
+from local_engine.model import Model
+from local_engine.ops import Ops, cpu
+
+
+def by_row(op: Callable[..., Any], *per_row: int) -> Callable[..., Any]:
+    """`op` applied to one row after the other of its arguments number `per_row`; the others it gets whole.
+
+    Results are put together again: tensors along their first dimension, tuples part by part.
+    """
+
+    def each(*given: Any) -> Any:
+        results = []
+        for row in range(given[per_row[0]].shape[0]):
+            mine = list(given)
+            for n in per_row:
+                mine[n] = given[n][row : row + 1].clone()
+            results.append(op(*mine))
+        if isinstance(results[0], tuple):
+            return tuple(torch.cat(parts) for parts in zip(*results, strict=True))
+        return torch.cat(results)
+
+    return each
+
+
+def attend(
+    q: torch.Tensor, kv: LayerKV, group: Group, batch: Batch, sinks: torch.Tensor, window: int | None
+) -> torch.Tensor:
+    """See `Ops.attend`. Every row is a run of its own."""
+    return torch.cat(
+        [
+            cpu.attend(
+                q[run.row + n : run.row + n + 1].clone(),
+                kv,
+                group,
+                replace(batch, runs=(Run(0, 1, run.position + n, run.sequence),)),
+                sinks,
+                window,
+            )
+            for run in batch.runs
+            for n in range(run.rows)
+        ]
+    )
+
+
+def head(x: torch.Tensor, model: Model, rows: torch.Tensor) -> torch.Tensor:
+    """See `Ops.head`. No rows are a batch too: one that only writes keys and values."""
+    if not rows.shape[0]:
+        return x.new_empty((0, model.unembedding.shape[0]))
+    return _head(x.index_select(0, rows), model)
+
+
+_head = by_row(lambda x, model: cpu.OPS.head(x, model, torch.zeros(1, dtype=torch.int64)), 0)
+
+OPS = Ops(
+    qkv=by_row(cpu.OPS.qkv, 0, 3, 5),
+    attend=attend,
+    out=by_row(cpu.OPS.out, 0, 2),
+    route=by_row(cpu.OPS.route, 0),
+    experts=by_row(cpu.OPS.experts, 0, 1, 2, 5),
+    head=head,
+    sample=cpu.OPS.sample,
+)

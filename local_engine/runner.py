@@ -1,0 +1,113 @@
+"""Turns plans into tokens: fills the buffers, runs the model, samples. Eager; what a step reads never moves.
+
+A step's results stay on the device until they are asked for, so that the host can plan and launch the next
+step meanwhile. Where there is nothing to overlap with, on the CPU, every step is done when `launch` returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from local_engine.buffers import Buffers
+from local_engine.engine import Grammar, Sampled
+from local_engine.errors import DeviceLost
+from local_engine.kv import Copy
+from local_engine.model import KV, Model, forward
+from local_engine.ops import Ops
+from local_engine.sampling import Drawn, Logprobs, count
+from local_engine.scheduler import Plan
+
+MASK_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A launched step: what was drawn, still on the device, and how many logprobs each row asked for."""
+
+    drawn: Drawn | None
+    wanted: tuple[int | None, ...]
+
+    def results(self) -> list[Sampled]:
+        """Waits for the step's tokens. Raises `DeviceLost`."""
+        if self.drawn is None:
+            return []
+        with device_errors():
+            tokens = self.drawn.tokens.tolist()
+            if self.drawn.chosen is None or self.drawn.top_ids is None or self.drawn.top is None:
+                return [Sampled(token, None) for token in tokens]
+            chosen, ids, values = (x.tolist() for x in (self.drawn.chosen, self.drawn.top_ids, self.drawn.top))
+        return [
+            Sampled(token, None if n is None else Logprobs(lp, tuple(zip(i[:n], v[:n], strict=True))))
+            for token, n, lp, i, v in zip(tokens, self.wanted, chosen, ids, values, strict=True)
+        ]
+
+
+class ModelRunner:
+    """Runs a model over its buffers and pools. Implements `engine.Runner`.
+
+    `overlaps` says whether a step may be launched before the last one's results are read: of use where the
+    device works by itself.
+    """
+
+    def __init__(self, model: Model, kv: KV, ops: Ops, buffers: Buffers, *, overlaps: bool) -> None:
+        self._model = model
+        self._kv = kv
+        self._ops = ops
+        self._buffers = buffers
+        self._overlaps = overlaps
+        self._masking = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="grammar")
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device works ahead of the host."""
+        return self._overlaps
+
+    @torch.inference_mode()
+    def launch(self, plan: Plan, grammars: Sequence[Grammar | None]) -> Drawing:
+        """Begins a step. Masks are filled on other threads during the forward pass. Raises `DeviceLost`."""
+        masked = any(grammar is not None for grammar in grammars)
+        filling = [
+            self._masking.submit(grammar.fill, self._buffers.mask.host[row])
+            for row, grammar in enumerate(grammars)
+            if grammar is not None
+        ]
+        with device_errors():
+            batch = self._buffers.fill(plan, masked=masked)
+            self._copy(plan.copies)
+            logits = forward(self._model, batch, self._kv, self._ops)
+            if not grammars:
+                return Drawing(None, ())
+            if masked:
+                wait(filling)
+                for row, grammar in enumerate(grammars):
+                    if grammar is None:
+                        self._buffers.mask.host[row] = -1
+                self._buffers.send_mask(len(grammars))
+            drawn = self._ops.sample(logits, batch.draw)
+            if batch.draw.penalised:
+                count(batch.draw.counts, batch.draw.slot, drawn.tokens)
+            self._buffers.previous[: len(grammars)].copy_(drawn.tokens)
+        return Drawing(drawn, tuple(sequence.params.top_logprobs for sequence in plan.sampling))
+
+    def _copy(self, copies: Sequence[Copy]) -> None:
+        """Copy-on-write, one after the other: a block may be the source of one and the target of the next."""
+        for copy in copies:
+            for n in range(self._model.config.num_hidden_layers):
+                if (self._model.config.window_of(n) is None) == (copy.group == "full"):
+                    layer = self._kv.layer(n)
+                    layer.keys[copy.target] = layer.keys[copy.source]
+                    layer.values[copy.target] = layer.values[copy.source]
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Tells an error that leaves the device useless from one that concerns the step."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise DeviceLost("the accelerator reported an error that does not go away") from error
