@@ -39,11 +39,16 @@ class CompletionRequest(SamplingFields):
     @property
     def prompts(self) -> list[str | list[int]]:
         """Each prompt, as text or as token ids."""
-        match self.prompt:
-            case [int(), *_] | str():
-                return [self.prompt]  # type: ignore[list-item] # a list that begins with an int holds ints
-            case _:
-                return list(self.prompt)  # type: ignore[arg-type]
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        prompts: list[str | list[int]] = []
+        ids: list[int] = []
+        for one in self.prompt:
+            if isinstance(one, int):
+                ids.append(one)
+            else:
+                prompts.append(one)
+        return [ids] if ids else prompts
 
 
 def parse_completion_request(body: bytes) -> CompletionRequest:

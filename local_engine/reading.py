@@ -105,6 +105,10 @@ def _refusal(error: ValidationError, names: frozenset[str]) -> Refused:
     absent = first["type"] == "missing" and len(first["loc"]) == 1
     if top in CHOICES and not absent and not _inside_alternative(first["loc"]):
         return Refused(f"`{top}` must be {CHOICES[top]}", param=top, code="unsupported_value")
+    if first["type"] == "extra_forbidden" and first["loc"][-1] in names:
+        return Refused(
+            f"`{place}` is not supported there: remove it", param=place, code="unsupported_parameter"
+        )
     if first["type"] == "extra_forbidden":
         return Refused(f"`{place}` has a key that this engine does not know: remove it", param=place)
     if first["type"] == "missing":

@@ -22,7 +22,7 @@ from local_engine.service import Service
 Job = TypeVar("Job")
 
 
-Piece = TypeVar("Piece", covariant=True)
+Piece = TypeVar("Piece")
 End = TypeVar("End", bound=str, covariant=True)
 
 

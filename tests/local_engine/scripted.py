@@ -2,7 +2,7 @@
 
 The message is harmony with its special tokens spelled out, e.g. `<|channel|>final<|message|>hi<|return|>`. It
 may begin with `@0.05 `, the seconds each token takes. Where it is several texts with `|||` between them, each
-choice says its own. A token that the request's grammar forbids gives way to the first one it allows. A message
+choice says its own. A token that the grammar forbids gives way to the first one that it allows. A message
 that begins with `!` breaks the step, with `?` gives unusable logits, with `!lost` loses the device.
 
 Run as a module it serves that model: `python -m tests.local_engine.scripted PORT [GRACE_S]`.
@@ -76,12 +76,13 @@ class ScriptedTicket:
 @dataclass
 class ScriptedRunner:
     """Implements `engine.Runner`. `prompts` holds every prompt that it was asked to continue, and `made` is
-    how many tokens it has sampled."""
+    how many tokens it has sampled. `spellings` are messages that are answered in given tokens."""
 
     vocabulary: Vocabulary
     overlaps: bool = False
     prompts: list[list[int]] = field(default_factory=list)
     made: int = 0
+    spellings: dict[str, list[int]] = field(default_factory=dict)
     _scripts: dict[Running, Script] = field(default_factory=dict)
 
     def launch(self, plan: Plan, grammars: Sequence[Grammar | None]) -> ScriptedTicket:
@@ -116,6 +117,8 @@ class ScriptedRunner:
             raise RuntimeError(f"broken on purpose: {text}")
         if text.startswith("?"):
             return Script([-1], 0.0)
+        if text in self.spellings:
+            return Script(self.spellings[text], 0.0)
         texts = text.split("|||")
         return Script(encode(texts[choice % len(texts)], self.vocabulary), float(pace or 0))
 
