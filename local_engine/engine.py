@@ -379,7 +379,7 @@ class Engine:
     def _timed_step(self) -> None:
         began_s, generated = self._clock(), self.meter.generated_tokens
         plan = self.step()
-        self._idle = not plan.work
+        self._idle = not (plan.work or plan.preempted)
         if plan.work:
             prefilled = sum(work.count for work in plan.work if not work.samples or work.count > 1)
             took_s = self._clock() - began_s
@@ -484,4 +484,4 @@ def _report(what: str, error: Exception) -> None:
     while where is not None and where.tb_next is not None:
         where = where.tb_next
     place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where is not None else "?"
-    log.error("%s: %s at %s", what, type(error).__name__, place, exc_info=error)
+    log.error("%s: %s at %s", what, type(error).__name__, place)

@@ -2,9 +2,9 @@
 
 A sequence waits, runs, and ends:
 
-    WAITING  -- admitted: a slot, and blocks for its next chunk -->  RUNNING
-    RUNNING  -- blocks run out, others came first               -->  WAITING  (front; recomputed, mostly from cache)
-    any      -- stop token, limit, cancelled, failed            -->  ENDED
+    WAITING  -- admitted: a slot, and blocks for its next chunk  -->  RUNNING
+    RUNNING  -- blocks run out: the youngest, slow readers first -->  WAITING  (front; recomputed, mostly from cache)
+    any      -- stop token, limit, cancelled, failed             -->  ENDED
 
 Every step first takes one row for each sequence that decodes, then fills what is left of the step's token
 budget with chunks of prompts, oldest first. A step may be planned before the tokens of the step before it are
@@ -195,8 +195,10 @@ class Scheduler:
             if sequence.state is State.RUNNING and sequence.uncomputed > 1 and not sequence.held:
                 self._prefill(sequence, draft)
         # Blocks that a preemption has just freed are for those that still run.
-        while self.waiting and not draft.preempted and self._admit(draft):
+        while not draft.preempted and (waiting := self._next()) is not None and self._admit(waiting, draft):
             pass
+        if draft.idle and self._next() is not None and (slow := self._slow()) is not None:
+            self._preempt(slow, draft)
         work = (*draft.decode, *draft.prefill)
         for each in work:
             each.sequence.computed += each.count
@@ -243,22 +245,30 @@ class Scheduler:
 
     def _decode(self, sequence: Sequence, draft: _Draft) -> None:
         while not self._take(sequence, 1, draft):
-            youngest = self.running[-1]
-            self._preempt(youngest, draft)
-            if youngest is sequence:
+            victim = self._slow() or self.running[-1]
+            self._preempt(victim, draft)
+            if victim is sequence:
                 return
 
     def _prefill(self, sequence: Sequence, draft: _Draft) -> None:
         """One chunk, if room and blocks are there or can be had from those behind it."""
         while draft.room and not self._take(sequence, draft.room, draft):
             # As long as somebody computes, blocks come back by themselves.
-            if not draft.idle or (victim := self._victim(sequence)) is None:
+            victim = self._slow() or self.running[-1]
+            if not draft.idle or victim is sequence:
                 return
             self._preempt(victim, draft)
 
-    def _admit(self, draft: _Draft) -> bool:
-        """Starts the first waiting sequence. False if it must wait on, and with it those behind it."""
-        sequence = self.waiting[0]
+    def _next(self) -> Sequence | None:
+        """The first that waits for a slot and not for its reader."""
+        return next((sequence for sequence in self.waiting if not sequence.held), None)
+
+    def _slow(self) -> Sequence | None:
+        """The youngest that has a slot and whose reader is too slow: the first to be preempted."""
+        return next((sequence for sequence in reversed(self.running) if sequence.held), None)
+
+    def _admit(self, sequence: Sequence, draft: _Draft) -> bool:
+        """Starts a waiting sequence. False if it must wait on, and with it those behind it."""
         if not self._slots or not draft.room or self._awaits_leader(sequence):
             return False
         if sequence.tables is None:
@@ -268,7 +278,7 @@ class Scheduler:
         if not self._take(sequence, draft.room, draft):
             self._close(sequence)
             return False
-        self.waiting.popleft()
+        self.waiting.remove(sequence)
         sequence.state = State.RUNNING
         sequence.slot = self._slots.pop()
         self.running.append(sequence)
@@ -301,12 +311,6 @@ class Scheduler:
                 self._close(sequence)
                 return True
         return False
-
-    def _victim(self, sequence: Sequence) -> Sequence | None:
-        """The youngest behind a sequence, else the youngest whose reader is too slow."""
-        others = [other for other in reversed(self.running) if other is not sequence]
-        behind = self.running[self.running.index(sequence) + 1 :]
-        return next((o for o in others if o in behind), next((o for o in others if o.held), None))
 
     def _awaits_leader(self, sequence: Sequence) -> bool:
         """A further choice waits until the first one has computed their prompt, if that one still will."""

@@ -1,0 +1,300 @@
+"""The engine over a real model: every path computes what the reference computes, in exact mode to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from local_engine.buffers import Buffers, Sizes
+from local_engine.checkpoint import Checkpoint, open_checkpoint
+from local_engine.draw import Drawn
+from local_engine.engine import Engine
+from local_engine.kv import BlockTables, tenant_salt
+from local_engine.reference import ReferenceModel
+from local_engine.sampling import SamplingParams
+from local_engine.scheduler import Limits, Plan, Scheduler, Sequence
+from tests.local_engine.recorded import Recorder, Request, engine_over, greedy, run
+
+Logits = dict[tuple[tuple[int, ...], int, int], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny: dict[str, Path]) -> Checkpoint:
+    """The `tiny` preset: window 128, four layers, every layer kind."""
+    return open_checkpoint(tiny["hf"])
+
+
+def prompt_of(length: int, seed: int) -> list[int]:
+    """Random tokens of the tiny vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 512, (length,), generator=generator).tolist()
+
+
+PROMPTS = [prompt_of(length, n) for n, length in enumerate((150, 5, 33, 200, 17, 129, 64, 300))]
+TOKENS = 4
+
+
+def logits_of(checkpoint: Checkpoint, prompts: list[list[int]], **options: Any) -> Logits:
+    """All logits of the prompts' greedy answers, run together."""
+    engine = engine_over(checkpoint, **options)
+    recorder = Recorder(engine)
+    run(engine, [Request(prompt, greedy(TOKENS)) for prompt in prompts])
+    return recorder.logits
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Checkpoint) -> Logits:
+    """The logits of each prompt when it has the exact engine to itself, its prompt in one chunk."""
+    found: Logits = {}
+    for prompt in PROMPTS:
+        found |= logits_of(checkpoint, [prompt], exact=True, step_tokens=512)
+    return found
+
+
+def test_the_exact_engine_agrees_with_the_reference(checkpoint: Checkpoint, alone: Logits) -> None:
+    model = ReferenceModel(checkpoint, torch.float32)
+    for prompt in PROMPTS[:4]:
+        cache, fed = model.new_cache(), list(prompt)
+        for position in range(len(prompt), len(prompt) + TOKENS):
+            want = model.forward(fed, cache, last_only=True)[0]
+            torch.testing.assert_close(alone[tuple(prompt), 0, position], want, atol=1e-4, rtol=0)
+            fed = [int(want.argmax())]
+
+
+def assert_same_bits(found: Logits, alone: Logits) -> None:
+    """Every logit equals that of the lone run to the last bit."""
+    assert found
+    for place, logits in found.items():
+        assert torch.equal(logits, alone[place]), f"{place[1:]} differs"
+
+
+@pytest.mark.parametrize("together", [1, 3, 8])
+def test_exact_logits_do_not_depend_on_what_runs_beside(
+    checkpoint: Checkpoint, alone: Logits, together: int
+) -> None:
+    assert_same_bits(logits_of(checkpoint, PROMPTS[:together], exact=True), alone)
+
+
+@pytest.mark.parametrize("chunk", [16, 127, 128, 129, 300])
+def test_exact_logits_do_not_depend_on_how_prompts_are_cut(
+    checkpoint: Checkpoint, alone: Logits, chunk: int
+) -> None:
+    found = logits_of(checkpoint, PROMPTS[3:4] + PROMPTS[7:8], exact=True, step_tokens=chunk, max_running=2)
+
+    assert_same_bits(found, alone)
+
+
+def test_exact_logits_of_a_prompt_computed_token_by_token_are_the_same(
+    checkpoint: Checkpoint, alone: Logits
+) -> None:
+    found = logits_of(checkpoint, PROMPTS[:1], exact=True, step_tokens=1, max_running=1)
+
+    assert_same_bits(found, alone)
+
+
+def test_exact_logits_are_the_same_when_steps_overlap(checkpoint: Checkpoint, alone: Logits) -> None:
+    found = logits_of(checkpoint, PROMPTS, exact=True, overlap=True)
+
+    assert {place: logits for place, logits in found.items() if place in alone}.keys() == alone.keys()
+    assert_same_bits({place: logits for place, logits in found.items() if place in alone}, alone)
+
+
+def test_exact_logits_are_the_same_after_preemption(checkpoint: Checkpoint) -> None:
+    prompts = [prompt_of(60, seed) for seed in range(20, 24)]
+    lone: Logits = {}
+    for prompt in prompts:
+        engine = engine_over(checkpoint, exact=True)
+        recorder = Recorder(engine)
+        run(engine, [Request(prompt, greedy(60))])
+        lone |= recorder.logits
+    engine = engine_over(checkpoint, exact=True, max_context_tokens=128, kv_tokens=256)
+    recorder = Recorder(engine)
+    requests = [Request(prompt, greedy(60)) for prompt in prompts]
+    run(engine, requests)
+
+    assert engine.load().preemptions_total > 0
+    assert_same_bits(recorder.logits, lone)
+
+
+def test_exact_logits_are_the_same_from_a_cached_prefix(checkpoint: Checkpoint, alone: Logits) -> None:
+    engine = engine_over(checkpoint, exact=True)
+    recorder = Recorder(engine)
+    first, again = Request(PROMPTS[7], greedy(TOKENS)), Request(PROMPTS[7], greedy(TOKENS))
+    stranger = Request(PROMPTS[7], greedy(TOKENS), salt="somebody else")
+    engine.start()
+    for request in (first, again, stranger):
+        engine.submit(request.prompt, request.params, request.deliver, cache_salt=request.salt)
+        request.wait()
+        assert_same_bits(recorder.logits, alone)
+        recorder.logits.clear()
+    engine.close()
+
+    assert [r.steps[-1].cached_tokens for r in (first, again, stranger)] == [0, 288, 0]  # type: ignore[union-attr]
+
+
+def test_choices_that_share_a_prompt_say_what_each_would_say_alone(checkpoint: Checkpoint) -> None:
+    params = SamplingParams(max_tokens=12, temperature=1.0, seed=3, stop_tokens=frozenset())
+    together = Request(PROMPTS[0], params, n=3)
+    run(engine_over(checkpoint, exact=True), [together])
+
+    spread = Request(PROMPTS[0], params, n=3)
+    run(engine_over(checkpoint, exact=True, max_running=1), [spread])
+
+    assert together.tokens == spread.tokens
+    assert len({tuple(tokens) for tokens in together.tokens.values()}) == 3
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("step_tokens", [16, 64, 300])
+def test_the_batched_engine_agrees_with_the_exact_one(
+    checkpoint: Checkpoint, alone: Logits, overlap: bool, step_tokens: int
+) -> None:
+    found = logits_of(checkpoint, PROMPTS, overlap=overlap, step_tokens=step_tokens)
+
+    for place, logits in found.items():
+        if place in alone:
+            torch.testing.assert_close(logits, alone[place], atol=1e-4, rtol=0)
+
+
+def sampled(checkpoint: Checkpoint, params: list[SamplingParams], **options: Any) -> list[list[int]]:
+    """The answers to one prompt under several ways to sample, run together."""
+    requests = [Request(PROMPTS[2], one) for one in params]
+    run(engine_over(checkpoint, exact=True, **options), requests)
+    return [request.tokens[0] for request in requests]
+
+
+EVERYTHING = [
+    SamplingParams(20, temperature=1.3, seed=1, stop_tokens=frozenset()),
+    SamplingParams(20, temperature=0.7, top_p=0.8, top_k=40, min_p=0.01, seed=2, stop_tokens=frozenset()),
+    SamplingParams(20, temperature=0.0, frequency_penalty=1.5, presence_penalty=0.5, stop_tokens=frozenset()),
+    SamplingParams(20, temperature=0.0, repetition_penalty=1.8, stop_tokens=frozenset()),
+    SamplingParams(20, temperature=0.0, logit_bias=((7, 100.0),), stop_tokens=frozenset()),
+    SamplingParams(20, temperature=1.0, seed=1, top_logprobs=3, stop_tokens=frozenset()),
+]
+
+
+def test_how_one_request_samples_does_not_change_what_another_says(checkpoint: Checkpoint) -> None:
+    together = sampled(checkpoint, EVERYTHING)
+
+    assert together == [sampled(checkpoint, [one])[0] for one in EVERYTHING]
+    assert together == sampled(checkpoint, EVERYTHING, overlap=True)
+    assert together == sampled(checkpoint, EVERYTHING, max_context_tokens=64, kv_tokens=96)
+    assert together[4] == [7] * 20
+    assert not set(together[3]) & set(PROMPTS[2])
+    assert set(sampled(checkpoint, [greedy(20)])[0]) & set(PROMPTS[2])
+
+
+def test_logprobs_are_those_of_the_raw_logits(checkpoint: Checkpoint) -> None:
+    engine = engine_over(checkpoint, exact=True)
+    recorder = Recorder(engine)
+    plain = Request(PROMPTS[1], greedy(3))
+    asked = Request(PROMPTS[2], SamplingParams(3, temperature=0.3, top_k=2, top_logprobs=2, seed=5))
+    run(engine, [plain, asked])
+
+    assert [step.logprobs for step in plain.steps[:-1]] == [None] * 3  # type: ignore[union-attr]
+    for n, step in enumerate(asked.steps[:-1]):
+        logits = recorder.logits[tuple(PROMPTS[2]), 0, len(PROMPTS[2]) + n]
+        want = torch.log_softmax(logits, -1)
+        values, ids = want.topk(2)
+        given = step.logprobs  # type: ignore[union-attr]
+        assert given is not None
+        assert given.chosen == pytest.approx(float(want[step.id]), abs=1e-5)  # type: ignore[union-attr]
+        assert [token for token, _ in given.top] == ids.tolist()
+        assert [value for _, value in given.top] == pytest.approx(values.tolist(), abs=1e-5)
+
+
+class Digits:
+    """Allows the tokens 100 + n, 200 + n, 300 + n, where n is how many came before."""
+
+    def __init__(self) -> None:
+        self.accepted: list[int] = []
+
+    def fill(self, mask: Any) -> None:
+        """The three that are next."""
+        mask.fill(0)
+        for hundred in (100, 200, 300):
+            token = hundred + len(self.accepted)
+            mask[token // 32] |= 1 << (token % 32)
+
+    def accept(self, token: int) -> None:
+        """Keeps it."""
+        self.accepted.append(token)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_grammar_holds_its_own_request_and_no_other(checkpoint: Checkpoint, overlap: bool) -> None:
+    free = [Request(PROMPTS[0], greedy(10)), Request(PROMPTS[1], greedy(10))]
+    run(engine_over(checkpoint, exact=True), free)
+
+    bound = Request(PROMPTS[2], SamplingParams(10, seed=1, stop_tokens=frozenset()), n=2, grammar=Digits)
+    beside = [Request(PROMPTS[0], greedy(10)), Request(PROMPTS[1], greedy(10))]
+    run(engine_over(checkpoint, exact=True, overlap=overlap), [beside[0], bound, beside[1]])
+
+    assert [request.tokens for request in beside] == [request.tokens for request in free]
+    for answer in bound.tokens.values():
+        assert [token % 100 for token in answer] == list(range(10))
+        assert {token // 100 for token in answer} <= {1, 2, 3}
+    assert bound.tokens[0] != bound.tokens[1]
+
+
+def poisoned(engine: Engine, prompt: list[int]) -> None:
+    """Makes the logits of one prompt's first token unusable."""
+    inner: Any = engine.runner
+    sample, launch = inner._ops.sample, inner.launch
+    current: list[Plan] = []
+
+    def spoil(logits: torch.Tensor, draw: Any) -> Drawn:
+        for row, sequence in enumerate(current[-1].sampling):
+            if sequence.tokens[: len(prompt)] == prompt:
+                logits = logits.clone()
+                logits[row, 3] = float("nan")
+        return sample(logits, draw)
+
+    def spy(plan: Plan, grammars: Any) -> Any:
+        current.append(plan)
+        return launch(plan, grammars)
+
+    inner._ops = replace(inner._ops, sample=spoil)
+    inner.launch = spy
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_unusable_logits_fail_their_own_request_and_leave_nothing_in_the_cache(
+    checkpoint: Checkpoint, overlap: bool
+) -> None:
+    engine = engine_over(checkpoint, exact=True, overlap=overlap)
+    poisoned(engine, PROMPTS[0])
+    bad, good = Request(PROMPTS[0], greedy(5), salt="bad"), Request(PROMPTS[1], greedy(5), salt="good")
+    run(engine, [bad, good])
+
+    assert (bad.error.status, bad.error.code) == (500, "engine_fault")
+    assert "logits" in bad.error.message
+    assert len(good.tokens[0]) == 5
+    assert tenant_salt("bad").hex()[:8] not in engine.load().prefix
+
+
+def test_no_address_of_a_decode_step_changes(checkpoint: Checkpoint) -> None:
+    config = checkpoint.config
+    limits = Limits(4, 32)
+    buffers = Buffers(Sizes(limits, 512, config.sliding_window, config.vocab_size), torch.device("cpu"))
+    scheduler = Scheduler(BlockTables(64, 64, config.sliding_window), limits)
+    for length in (3, 40, 170):
+        scheduler.add(Sequence(0, prompt_of(length, length), SamplingParams(100), tenant_salt(None)))
+    seen: set[tuple[int, ...]] = set()
+    decoding = 0
+    for step in range(60):
+        plan = scheduler.plan()
+        batch = buffers.fill(plan, masked=step % 2 == 0)
+        tensors = [batch.tokens, batch.positions, batch.sequence, batch.rows]
+        tensors += [getattr(group, name) for group in (batch.full, batch.window) for name in ("tables", "base", "slots")]
+        tensors += [value for name in batch.draw.__slots__ if isinstance(value := getattr(batch.draw, name), torch.Tensor)]
+        seen.add(tuple(tensor.data_ptr() for tensor in tensors))
+        decoding += all(work.count == 1 for work in plan.work)
+        scheduler.commit(plan, [1] * len(plan.sampling))
+
+    assert decoding > 40
+    assert len(seen) == 1
