@@ -23,7 +23,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
     "store": (False,),
     "metadata": ({},),
     "modalities": (["text"],),
@@ -133,6 +132,50 @@ class ToolDefinition(_Wire):
     function: FunctionDefinition
 
 
+class NamedFunction(_Wire):
+    """The function that must be called."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class NamedToolChoice(_Wire):
+    """`tool_choice` as one function."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class TextFormat(_Wire):
+    """Plain text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(_Wire):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(_Wire):
+    """A schema and what it is called."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(_Wire):
+    """JSON of a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
 class StreamOptions(_Wire):
     """`include_usage` asks for a last chunk with the token counts."""
 
@@ -157,7 +200,8 @@ class ChatRequest(_Wire):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: list[ToolDefinition] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    response_format: ResponseFormat | None = None
     # The model ends its turn at one call, so both values are kept.
     parallel_tool_calls: bool | None = None
 
