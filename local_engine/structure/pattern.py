@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 
 _COUNT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+_CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+_ESCAPE_OR_GROUP = re.compile(r"\\(?:x[01{]|x7[fF]|u00[01]|u007[fF]|u\{|.)|\(\?(?!:)", re.DOTALL)
+_CONTROL_LETTERS = frozenset({r"\a", r"\v", r"\0", r"\c", r"\U"})
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 
@@ -45,7 +48,18 @@ def expanded_size(pattern: str) -> int:
 
 def has_flags(pattern: str) -> bool:
     """Whether a group opens with anything but `(` or `(?:`: flags, names and looking around."""
-    return re.search(r"(?<!\\)(?:\\\\)*\(\?(?!:)", pattern) is not None
+    return any(found[0] == "(?" for found in _ESCAPE_OR_GROUP.finditer(pattern))
+
+
+def has_controls(text: str) -> bool:
+    """Whether a text holds a control character that JSON has no short escape for."""
+    return _CONTROL.search(text) is not None
+
+
+def names_controls(pattern: str) -> bool:
+    """Whether a pattern holds such a character, or an escape that may stand for one."""
+    escapes = (found[0] for found in _ESCAPE_OR_GROUP.finditer(pattern))
+    return has_controls(pattern) or any(len(one) > 2 or one in _CONTROL_LETTERS for one in escapes)
 
 
 def _add(group: list[int], size: int) -> None:

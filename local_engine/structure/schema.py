@@ -5,7 +5,7 @@ obeys; annotations are left out. Everything else is refused: a keyword that woul
 the few uses in which the compiler is laxer than the standard. Where this module is stricter than the
 standard, what is generated still validates.
 
-INVARIANT: the text of a `SchemaError` holds names of keywords from the lists below, never a client's text.
+INVARIANT: the text of a `SchemaError` names keywords of JSON Schema, and never quotes what a client wrote.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from local_engine.structure.pattern import expanded_size, has_flags
+from local_engine.structure.keywords import ANNOTATIONS, FORMATS, NO_EFFECT, NOT_ENFORCED, TYPES
+from local_engine.structure.pattern import expanded_size, has_controls, has_flags, names_controls
 
 MAX_DEPTH = 64
 """Levels of nested objects and lists; the compiler's own reader gives up at 128."""
@@ -28,73 +29,7 @@ MAX_PATTERN_SIZE = 10_000
 MAX_EXACT = 2**53
 """Larger whole numbers are rounded by the compiler, which computes in fp64."""
 SMALLEST_BOUND = 1e-9
-
-TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
-FORMATS = (
-    "date-time",
-    "time",
-    "date",
-    "duration",
-    "email",
-    "hostname",
-    "ipv4",
-    "ipv6",
-    "uuid",
-    "uri",
-)
-
-ANNOTATIONS = frozenset(
-    {
-        "title",
-        "description",
-        "default",
-        "example",
-        "examples",
-        "$comment",
-        "$schema",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "discriminator",
-    }
-)
-"""Say nothing about which values are valid. So do keywords that begin with `x-`."""
-
-NOT_ENFORCED = frozenset(
-    {
-        "not",
-        "if",
-        "then",
-        "else",
-        "contains",
-        "minContains",
-        "maxContains",
-        "uniqueItems",
-        "additionalItems",
-        "unevaluatedItems",
-        "propertyNames",
-        "dependentRequired",
-        "dependentSchemas",
-        "dependencies",
-        "unevaluatedProperties",
-        "contentEncoding",
-        "contentMediaType",
-        "contentSchema",
-        "nullable",
-        "id",
-        "$id",
-        "$anchor",
-        "$dynamicRef",
-        "$dynamicAnchor",
-        "$recursiveRef",
-        "$recursiveAnchor",
-        "$vocabulary",
-    }
-)
-"""Keywords that are known, would change which values are valid, and cannot be enforced."""
-
-NO_EFFECT = {"uniqueItems": False, "nullable": False}
-"""The values at which a keyword of `NOT_ENFORCED` means nothing."""
+"""Also how far values stay away from an exclusive bound: the compiler lets some exclusive bounds through."""
 
 Place = tuple[str, ...]
 
@@ -161,11 +96,12 @@ class _Reader:
         for keyword, value in schema.items():
             self._check_keyword(keyword, value, place)
         self._check_minimum_of_properties(schema)
-        return {
+        clean = {
             keyword: read(self, keyword, schema[keyword], place)
             for keyword, read in _KEYWORDS.items()
             if keyword in schema
         }
+        return _with_inclusive_bounds(clean)
 
     def check_references(self) -> None:
         """Raises `SchemaError` when a reference points at nothing that was read as a schema."""
@@ -230,6 +166,7 @@ class _Reader:
         """`properties`, `$defs` and `definitions`."""
         if not isinstance(value, Mapping):
             raise SchemaError(f"needs an object at `{keyword}`")
+        _check_value(list(value))
         return {key: self.read(one, (*place, keyword, key)) for key, one in value.items()}
 
     def patterns(self, keyword: str, value: Any, place: Place) -> Any:
@@ -243,6 +180,7 @@ class _Reader:
         """`required`."""
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise SchemaError(f"needs a list of strings at `{keyword}`")
+        _check_value(value)
         return value
 
     def count(self, keyword: str, value: Any, place: Place) -> Any:
@@ -277,6 +215,8 @@ class _Reader:
             raise SchemaError(f"has more than {MAX_PATTERN_CHARS} characters in a `{keyword}`")
         if has_flags(value):
             raise SchemaError(f"has a group that begins with `(?` in a `{keyword}`: only `(?:` is understood")
+        if names_controls(value):
+            raise SchemaError(f"has a control character in a `{keyword}`, which cannot be enforced")
         if expanded_size(value) > MAX_PATTERN_SIZE:
             raise SchemaError(f"has a `{keyword}` whose counts multiply to more than {MAX_PATTERN_SIZE}")
         return value
@@ -345,11 +285,32 @@ def _check_depth(schema: Any) -> None:
 
 
 def _check_value(value: Any) -> None:
-    """Numbers in `const` and `enum` must survive being rounded to fp64."""
+    """What is to be spelled out must come out as it went in.
+
+    Numbers are rounded to fp64, and control characters without a short escape are dropped.
+    """
     if isinstance(value, Mapping):
+        _check_value(list(value))
         value = list(value.values())
     if isinstance(value, list):
         for one in value:
             _check_value(one)
+    elif isinstance(value, str):
+        if has_controls(value):
+            raise SchemaError("has a control character in a name, in `const` or in `enum`")
     elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= MAX_EXACT):
         raise SchemaError("has a number above 2^53 in `const` or `enum`")
+
+
+def _with_inclusive_bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema` with each exclusive bound as an inclusive one a little further in."""
+    clean = dict(schema)
+    if "exclusiveMinimum" in clean:
+        beyond = clean.pop("exclusiveMinimum")
+        least = max(beyond + SMALLEST_BOUND, math.nextafter(beyond, math.inf))
+        clean["minimum"] = max(least, clean.get("minimum", -math.inf))
+    if "exclusiveMaximum" in clean:
+        beyond = clean.pop("exclusiveMaximum")
+        most = min(beyond - SMALLEST_BOUND, math.nextafter(beyond, -math.inf))
+        clean["maximum"] = min(most, clean.get("maximum", math.inf))
+    return clean
