@@ -312,7 +312,7 @@ async def test_several_choices_come_from_one_prompt_and_are_counted_once(wide: h
     plain = (await ask(wide, script, n=3)).json()
     streamed = events(await ask(wide, script, n=3, stream=True, stream_options={"include_usage": True}))
     said = ["", "", ""]
-    reasons = {}
+    reasons: dict[int, str | None] = {}
     for chunk in streamed[:-2]:
         (choice,) = chunk["choices"]
         said[choice["index"]] += choice["delta"].get("content", "")
