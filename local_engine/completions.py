@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from local_engine.completion import Envelope, Usage
 from local_engine.engine import Token
+from local_engine.errors import Refused
 from local_engine.feed import Feed
 from local_engine.harmony.tokens import FIRST_SPECIAL, Tokenizer
 from local_engine.raw import (
@@ -62,6 +63,13 @@ def prepare(body: bytes, cache_salt: str | None, service: Service) -> RawJob:
     check_salt(cache_salt)
     request = parse_completion_request(body)
     service.check_model(request.model)
+    load = service.engine.load()
+    capacity = load.max_running + load.max_waiting
+    if len(request.prompts) * request.choices > capacity:
+        raise Refused(
+            f"these are more choices than {capacity}, the most this engine holds at once: send fewer prompts",
+            param="prompt",
+        )
     vocabulary = service.vocabulary
     prompts = [vocabulary.encode(one) if isinstance(one, str) else one for one in request.prompts]
     max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS

@@ -10,10 +10,11 @@ Run as a module it serves that model: `python -m tests.local_engine.scripted POR
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -140,6 +141,13 @@ def logprobs(token: int, top: int | None) -> Logprobs | None:
         return None
     others = [(token + n, -float("inf")) for n in range(1, top)]
     return Logprobs(0.0, ((token, 0.0), *others)[:top])
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Waits for what must come true, and what nobody is told of."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.01)
 
 
 def scripted_engine(

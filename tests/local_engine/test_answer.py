@@ -214,6 +214,22 @@ def test_however_text_is_cut_up_exactly_what_precedes_the_first_stop_is_shown(
     assert shown == (whole[: min(ends)] if ends else whole)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    text=st.text(st.sampled_from("ab é☃👩🏽‍🚀\n"), max_size=12),
+    stops=st.lists(st.text(st.sampled_from("ab é☃\n"), min_size=1, max_size=3), max_size=2),
+)
+def test_a_client_sees_the_text_before_the_first_stop_growing_and_never_anything_else(
+    vocabulary: Vocabulary, text: str, stops: list[str]
+) -> None:
+    pieces, reason, _ = run(f"{FINAL}{text}<|return|>", vocabulary, stops=tuple(stops))
+    ends = [text.find(stop) for stop in stops if stop in text]
+
+    assert joined(pieces, ContentDelta) == (text[: min(ends)] if ends else text)
+    assert all(piece.text for piece in pieces if isinstance(piece, ContentDelta))
+    assert reason == "stop"
+
+
 def test_logprobs_are_those_of_the_content_tokens_that_are_shown(vocabulary: Vocabulary) -> None:
     text = f"<|channel|>analysis<|message|>no{NEXT}{FINAL}one two three<|return|>"
     pieces, _, _ = run(text, vocabulary, logprobs=True, stops=("three",))

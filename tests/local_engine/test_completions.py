@@ -15,7 +15,7 @@ import pytest
 from openai.resources.completions import Completions
 
 from local_engine.completions import RawChoice
-from local_engine.engine import Token
+from local_engine.engine import Engine, Token
 from local_engine.errors import Refused
 from local_engine.harmony.tokens import CHANNEL, END, MESSAGE, RETURN, START
 from local_engine.raw import NEUTRAL, CompletionRequest, parse_completion_request
@@ -24,7 +24,7 @@ from local_engine.server import create_app
 from local_engine.structure.request import Structures
 from local_engine.text import Shown, joined
 from local_engine.vocabulary import Vocabulary
-from tests.local_engine.scripted import SECRET, ScriptedRunner, scripted_engine, scripted_service
+from tests.local_engine.scripted import SECRET, ScriptedRunner, eventually, scripted_engine, scripted_service
 
 MINIMAL: dict[str, Any] = {"model": "gpt-oss-20b", "prompt": "hi"}
 CANARY = "Xyzzy-canary"
@@ -132,9 +132,10 @@ def test_half_a_character_at_the_end_is_left_out(vocabulary: Vocabulary) -> None
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A client, and the model behind it; `spell` says what the model answers to a prompt."""
+    """A client, and the engine and the model behind it."""
 
     client: httpx.AsyncClient
+    engine: Engine
     runner: ScriptedRunner
 
     async def ask(self, prompt: Any, **more: Any) -> httpx.Response:
@@ -165,7 +166,7 @@ async def serving(vocabulary: Vocabulary, structures: Structures) -> AsyncIterat
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {SECRET}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://engine", headers=headers) as client:
-        yield Raw(client, runner)
+        yield Raw(client, engine, runner)
     await asyncio.to_thread(engine.close)
 
 
@@ -262,7 +263,8 @@ async def test_a_stop_string_is_cut_and_ends_its_choice_alone(raw: Raw) -> None:
         ({"max_tokens": 4096}, 400, "context_length_exceeded"),
         ({"model": CANARY}, 404, "model_not_found"),
         ({"temperature": 3}, 400, "invalid_value"),
-        ({"prompt": [CANARY] * 11}, 429, "engine_busy"),
+        ({"prompt": [CANARY] * 11}, 400, "invalid_request"),
+        ({"prompt": [CANARY] * 6, "n": 2}, 400, "invalid_request"),
         ({"prompt": f"<|start|>user<|message|>!{CANARY}"}, 500, "engine_fault"),
     ],
 )
@@ -278,10 +280,14 @@ async def test_every_refusal_has_openais_shape_and_quotes_nothing(
 
 
 async def test_a_request_that_is_refused_halfway_leaves_nothing_behind(raw: Raw) -> None:
-    refused = await raw.ask(["@0.01 w" + " w" * 20] * 11, max_tokens=15)
-    answered = await raw.ask("one<|return|>")
-    load = (await raw.client.get("/load")).json()
+    # Four of ten places are taken, so of eight prompts the seventh is refused.
+    slow = f"@0.05 {'w' + ' w' * 20}"
+    first = asyncio.create_task(raw.ask(slow, n=4))
+    await eventually(lambda: raw.engine.load().running == 4)
+    refused = await raw.ask([slow] * 8)
+    answered = await first
 
-    assert refused.status_code == 429
-    assert answered.json()["choices"][0]["text"] == "one"
-    assert (load["running"], load["waiting"]) == (0, 0)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "engine_busy")
+    assert [choice["finish_reason"] for choice in answered.json()["choices"]] == ["length"] * 4
+    await eventually(lambda: raw.engine.load().running + raw.engine.load().waiting == 0)
+    assert raw.engine.load().generated_tokens_total < 4 * 16 + 6 * 16

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
+from datetime import date
 from typing import Any
 
 import httpx
@@ -23,7 +25,14 @@ from local_engine.server import create_app
 from local_engine.service import Service
 from local_engine.structure.request import Structures
 from local_engine.vocabulary import Vocabulary
-from tests.local_engine.scripted import SECRET, ScriptedRunner, encode, scripted_engine, scripted_service
+from tests.local_engine.scripted import (
+    SECRET,
+    ScriptedRunner,
+    encode,
+    eventually,
+    scripted_engine,
+    scripted_service,
+)
 
 CANARY = "Xyzzy-canary"
 FINAL = "<|channel|>final<|message|>"
@@ -614,10 +623,8 @@ async def test_an_unknown_path_and_a_wrong_method_have_openais_shape(client: htt
 
 
 async def test_a_full_queue_is_429_with_retry_after(client: httpx.AsyncClient, service: Service) -> None:
-    slow = [asyncio.create_task(ask(client, f"@0.1 {FINAL}a b c d e f<|return|>")) for _ in range(3)]
-    async with asyncio.timeout(30):
-        while service.engine.load().waiting < 2:  # noqa: ASYNC110 - the engine tells nobody of its queue
-            await asyncio.sleep(0.01)
+    slow = [asyncio.create_task(ask(client, f"@0.02 {FINAL}a b c d e f<|return|>")) for _ in range(3)]
+    await eventually(lambda: service.engine.load().waiting == 2)
     refused = await ask(client, f"{FINAL}x<|return|>")
     answers = await asyncio.gather(*slow)
 
@@ -668,9 +675,7 @@ async def test_tokens_that_are_ready_together_leave_in_one_chunk(
     engine.start()
     answering = asyncio.create_task(app(reader.scope, reader.receive, reader.send))
     await reader.stuck.wait()
-    async with asyncio.timeout(30):
-        while engine.load().running + engine.load().waiting:  # noqa: ASYNC110 - the engine tells nobody
-            await asyncio.sleep(0.01)
+    await eventually(lambda: engine.load().running + engine.load().waiting == 0)
     reader.go.set()
     await answering
     await asyncio.to_thread(engine.close)
@@ -724,11 +729,60 @@ async def test_nothing_more_is_computed_for_a_client_that_does_not_read(
     assert text == " word" * many
 
 
+async def test_a_client_that_goes_away_while_it_is_held_frees_everything(
+    vocabulary: Vocabulary, structures: Structures
+) -> None:
+    engine = scripted_engine(vocabulary)
+    service = scripted_service(vocabulary, structures, engine)
+    script = f"{FINAL}" + " word" * HIGH_WATER_STEPS * 4 + "<|return|>"
+    reader = SlowReader(body(script, stream=True))
+    engine.start()
+    answering = asyncio.create_task(create_app(service, SECRET)(reader.scope, reader.receive, reader.send))
+    await eventually(lambda: runner(service).made >= HIGH_WATER_STEPS)
+    reader.leave.set()
+    await eventually(lambda: engine.load().running == 0)
+    reader.go.set()
+    await answering
+    await asyncio.to_thread(engine.close)
+
+    assert engine.load().kv_blocks_free == engine.load().kv_blocks_total
+    assert engine.load().finished_total == {"cancelled": 1}
+    assert b'local_engine_finished_total{reason="cancelled"} 1.0' in service.metrics.exposition()
+
+
+async def test_a_client_that_goes_away_while_its_request_is_prepared_leaves_nothing(
+    vocabulary: Vocabulary, structures: Structures
+) -> None:
+    preparing, go = threading.Event(), threading.Event()
+
+    def today() -> date:
+        preparing.set()
+        assert go.wait(30)
+        return date(2026, 1, 1)
+
+    engine = scripted_engine(vocabulary)
+    service = replace(scripted_service(vocabulary, structures, engine), today=today)
+    reader = SlowReader(body(f"{FINAL}x<|return|>"))
+    engine.start()
+    answering = asyncio.create_task(create_app(service, SECRET)(reader.scope, reader.receive, reader.send))
+    assert await asyncio.to_thread(preparing.wait, 30)
+    reader.leave.set()
+    await reader.left.wait()
+    go.set()
+    reader.go.set()
+    await answering
+    await asyncio.to_thread(engine.close)
+
+    assert runner(service).prompts == []
+    assert engine.load().finished_total == {}
+
+
 class SlowReader:
-    """A client of one streamed request that takes nothing behind the first write until `go` is set."""
+    """A client of one request that takes nothing behind the first write until `go` is set, and hangs up when
+    `leave` is."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self.stuck, self.go = asyncio.Event(), asyncio.Event()
+        self.stuck, self.go, self.leave, self.left = (asyncio.Event() for _ in range(4))
         self.taken = b""
         self._body: bytes | None = json.dumps(request).encode()
         self.scope = {
@@ -744,9 +798,11 @@ class SlowReader:
         }
 
     async def receive(self) -> dict[str, Any]:
-        """The body, then nothing: the client stays."""
+        """The body, then nothing for as long as the client stays."""
         if self._body is None:
-            await asyncio.Event().wait()
+            await self.leave.wait()
+            self.left.set()
+            return {"type": "http.disconnect"}
         data, self._body = self._body, None
         return {"type": "http.request", "body": data}
 
