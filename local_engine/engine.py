@@ -78,7 +78,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A choice is over: a stop token, the token limit, or `cancel`. `cached_tokens` of the prompt were hit."""
+    """A choice is over: a stop token, the token limit, or `cancel`; `cached_tokens` of its prompt were hit."""
 
     choice: int
     reason: Reason
@@ -172,6 +172,9 @@ class Pending:
         left = 1 if self._overlaps and ticket is not None and not plan.synchronous else 0
         while len(self._steps) > left:
             yield self._steps.popleft()
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
 
     def clear(self) -> None:
         """Forgets what is under way."""
@@ -378,8 +381,10 @@ class Engine:
 
     def _timed_step(self) -> None:
         began_s, generated = self._clock(), self.meter.generated_tokens
+        due = bool(self.pending)
         plan = self.step()
-        self._idle = not (plan.work or plan.preempted)
+        # Results that came in may have made room for a plan that was empty without them.
+        self._idle = not (plan.work or plan.preempted or due)
         if plan.work:
             prefilled = sum(work.count for work in plan.work if not work.samples or work.count > 1)
             took_s = self._clock() - began_s
@@ -396,7 +401,9 @@ class Engine:
                 continue
             if one.token < 0:
                 self.scheduler.disown(sequence)
-                self._fail(choice.generation, Fault("the model produced no usable logits: check the checkpoint"))
+                self._fail(
+                    choice.generation, Fault("the model produced no usable logits: check the checkpoint")
+                )
             elif choice.grammar is not None:
                 choice.grammar.accept(one.token)
                 if choice.grammar.error is not None:
@@ -407,9 +414,7 @@ class Engine:
     def _emit(
         self, ends: list[tuple[Running, int, Reason | None]], plan: Plan, sampled: list[Sampled]
     ) -> None:
-        logprobs = {
-            sequence: one.logprobs for sequence, one in zip(plan.sampling, sampled, strict=True)
-        }
+        logprobs = {sequence: one.logprobs for sequence, one in zip(plan.sampling, sampled, strict=True)}
         for sequence, token, reason in ends:
             choice = self._choices[sequence]
             if len(sequence.tokens) == sequence.prompt_tokens + 1:
@@ -424,7 +429,8 @@ class Engine:
         sequence = choice.sequence
         self._leave(choice, reason)
         self._deliver(
-            choice.generation, Finished(sequence.choice, reason, min(sequence.cached_tokens, sequence.prompt_tokens))
+            choice.generation,
+            Finished(sequence.choice, reason, min(sequence.cached_tokens, sequence.prompt_tokens)),
         )
 
     def _fail(self, generation: Generation, error: RequestError) -> None:
@@ -447,7 +453,9 @@ class Engine:
         _report("a step failed", error)
         self.pending.clear()
         queue = self.scheduler.waiting
-        hit = [*self.scheduler.running, *(sequence for sequence in queue if sequence.in_flight)] or [*queue][:1]
+        hit = [*self.scheduler.running, *(sequence for sequence in queue if sequence.in_flight)] or [*queue][
+            :1
+        ]
         for sequence in hit:
             self.scheduler.disown(sequence)
             if (choice := self._choices.get(sequence)) is not None:

@@ -45,8 +45,8 @@ class Copy:
 class Tables:
     """The blocks of one sequence, by logical block (position // `BLOCK_TOKENS`).
 
-    In `window`, entries below `window_start` have left the window and are 0. `version` rises whenever an entry
-    that was there is replaced, so that whoever mirrors the lists knows when appending is not enough.
+    In `window`, entries below `window_start` have left the window and are 0. `version` rises whenever an
+    entry that was there is replaced, so that whoever mirrors the lists knows when appending is not enough.
     """
 
     salt: bytes

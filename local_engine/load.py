@@ -79,7 +79,9 @@ class Meter:
         self.finished[reason] += 1
         self.service_s = _smooth(self.service_s, took_s)
 
-    def predicted_ttft_s(self, prompt_tokens_ahead: int, waiting: int, running: int, max_running: int) -> float:
+    def predicted_ttft_s(
+        self, prompt_tokens_ahead: int, waiting: int, running: int, max_running: int
+    ) -> float:
         """Prompts ahead at the speed of late, one step, and, when all slots are taken, a slot's turn."""
         queue_s = self.service_s * (waiting + 1) / max_running if running + waiting >= max_running else 0.0
         return prompt_tokens_ahead / self.prefill_tokens_per_s + self.step_s + queue_s

@@ -41,9 +41,7 @@ class EngineOptions:
     overlap: bool | None = None
 
 
-def open_engine(
-    checkpoint: Checkpoint, options: EngineOptions, progress: Progress | None = None
-) -> Engine:
+def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progress | None = None) -> Engine:
     """Loads the weights and makes the engine, not yet started. Raises `SetupError`."""
     config = checkpoint.config
     longest = min(config.max_context_tokens, options.max_context_tokens or config.max_context_tokens)
@@ -78,8 +76,8 @@ def pool_blocks(options: EngineOptions, longest: int, window: int) -> tuple[int,
     full = -(-tokens // BLOCK_TOKENS)
     if full < least_full:
         raise SetupError(
-            f"the cache holds {tokens} tokens, but one sequence of {longest} needs {least_full * BLOCK_TOKENS}: "
-            "allow it more, or lower `--max-context-tokens`"
+            f"the cache holds {tokens} tokens, but one sequence of {longest} needs "
+            f"{least_full * BLOCK_TOKENS}: allow it more, or lower `--max-context-tokens`"
         )
     # Each running sequence keeps its window, one takes a prompt's chunk, and as much again stays cached.
     running = options.max_running * (window // BLOCK_TOKENS + 2)

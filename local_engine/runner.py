@@ -40,7 +40,9 @@ class Drawing:
             tokens = self.drawn.tokens.tolist()
             if self.drawn.chosen is None or self.drawn.top_ids is None or self.drawn.top is None:
                 return [Sampled(token, None) for token in tokens]
-            chosen, ids, values = (x.tolist() for x in (self.drawn.chosen, self.drawn.top_ids, self.drawn.top))
+            chosen, ids, values = (
+                x.tolist() for x in (self.drawn.chosen, self.drawn.top_ids, self.drawn.top)
+            )
         return [
             Sampled(token, None if n is None else Logprobs(lp, tuple(zip(i[:n], v[:n], strict=True))))
             for token, n, lp, i, v in zip(tokens, self.wanted, chosen, ids, values, strict=True)

@@ -3,7 +3,7 @@
 A sequence waits, runs, and ends:
 
     WAITING  -- admitted: a slot, and blocks for its next chunk  -->  RUNNING
-    RUNNING  -- blocks run out: the youngest, slow readers first -->  WAITING  (front; recomputed, mostly from cache)
+    RUNNING  -- blocks run out: slow readers, then the youngest  -->  WAITING, at the front
     any      -- stop token, limit, cancelled, failed             -->  ENDED
 
 Every step first takes one row for each sequence that decodes, then fills what is left of the step's token
@@ -305,7 +305,7 @@ class Scheduler:
         return True
 
     def _reclaim(self, but: Sequence) -> bool:
-        """Takes the blocks of one that waits with a fork; it will find them in the cache. False: none does."""
+        """Takes the blocks of one that waits with a fork; they stay in the cache. False: none does."""
         for sequence in reversed(self.waiting):
             if sequence.tables is not None and sequence is not but:
                 self._close(sequence)

@@ -89,9 +89,14 @@ class Recorder:
 
 def engine_over(checkpoint: Checkpoint, **options: Any) -> Engine:
     """An engine over a small pool in fp32, started."""
-    given = {"dtype": "fp32", "max_context_tokens": 1024, "kv_tokens": 4096, "step_tokens": 64, "max_running": 8}
-    engine = open_engine(checkpoint, EngineOptions(**{**given, **options}))  # type: ignore[arg-type]
-    return engine
+    given = {
+        "dtype": "fp32",
+        "max_context_tokens": 1024,
+        "kv_tokens": 4096,
+        "step_tokens": 64,
+        "max_running": 8,
+    }
+    return open_engine(checkpoint, EngineOptions(**{**given, **options}))  # type: ignore[arg-type]
 
 
 def submit(engine: Engine, request: Request) -> Generation:

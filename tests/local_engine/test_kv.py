@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from local_engine.kv import BLOCK_TOKENS, BlockPool, BlockTables, Copy, NoBlocks, Tables, block_key, tenant_salt
+from local_engine.kv import (
+    BLOCK_TOKENS,
+    BlockPool,
+    BlockTables,
+    Copy,
+    NoBlocks,
+    Tables,
+    block_key,
+    tenant_salt,
+)
 
 SALT = tenant_salt("a tenant")
 WINDOW = 128
@@ -181,7 +190,11 @@ def test_the_tokens_cached_for_a_tenant_are_counted() -> None:
     assert blocks.full.salts == {tenant_salt("b"): 8}
 
 
-@given(st.lists(st.integers(0, 2**32 - 1), min_size=16, max_size=16), st.integers(0, 15), st.integers(0, 2**32 - 1))
+@given(
+    st.lists(st.integers(0, 2**32 - 1), min_size=16, max_size=16),
+    st.integers(0, 15),
+    st.integers(0, 2**32 - 1),
+)
 def test_a_key_depends_on_every_token_and_on_the_parent(tokens: list[int], at: int, other: int) -> None:
     changed = [*tokens[:at], other, *tokens[at + 1 :]]
 

@@ -66,16 +66,20 @@ class Bench:
         raise AssertionError(f"not done after {most} steps")
 
 
-def bench(
-    *, running: int = 4, rows: int = 32, full: int = 60, window: int = 60, ahead: int = 0
-) -> Bench:
+def bench(*, running: int = 4, rows: int = 32, full: int = 60, window: int = 60, ahead: int = 0) -> Bench:
     """A bench over pools of the given sizes."""
     scheduler = Scheduler(BlockTables(full, window, WINDOW), Limits(running, rows))
     return Bench(scheduler, SimulatedDevice(WINDOW), ahead)
 
 
 def request(
-    on: Bench, prompt: list[int], tokens: int, *, n: int = 1, stop: frozenset[int] = ENDLESS, sync: bool = False
+    on: Bench,
+    prompt: list[int],
+    tokens: int,
+    *,
+    n: int = 1,
+    stop: frozenset[int] = ENDLESS,
+    sync: bool = False,
 ) -> list[Sequence]:
     """Adds a request of `n` choices."""
     params = SamplingParams(max_tokens=tokens, stop_tokens=stop)
@@ -273,7 +277,13 @@ def test_the_window_group_needs_no_more_blocks_for_a_longer_context() -> None:
 
 LENGTHS = st.integers(1, 70)
 SUBMISSION = st.tuples(
-    st.just("submit"), st.integers(0, 2), LENGTHS, st.integers(1, 30), st.integers(1, 3), st.booleans(), st.booleans()
+    st.just("submit"),
+    st.integers(0, 2),
+    LENGTHS,
+    st.integers(1, 30),
+    st.integers(1, 3),
+    st.booleans(),
+    st.booleans(),
 )
 MEDDLING = st.tuples(st.sampled_from(["cancel", "hold", "release"]), st.integers(0, 30))
 ACTIONS = st.lists(st.one_of(SUBMISSION, MEDDLING, st.just(("step",)), st.just(("step",))), max_size=40)
