@@ -78,8 +78,9 @@ class Assembler:
         tokenizer: Tokenizer,
         stops: Sequence[str],
         offers_tools: bool,
-        parallel: bool,
         new_id: Callable[[], str],
+        *,
+        parallel: bool = True,
     ) -> None:
         self._parser = HarmonyParser(tokenizer)
         self._outlet = Outlet(stops, tokenizer)
@@ -93,6 +94,11 @@ class Assembler:
         self._gap_due = False
         self.tokens: list[int] = []
         self.reasoning_tokens = 0
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens were sampled, reasoning included."""
+        return len(self.tokens)
 
     @property
     def done(self) -> bool:

@@ -123,8 +123,8 @@ class ChatReply:
                 service.vocabulary,
                 job.request.stop_strings,
                 offers_tools,
-                job.request.parallel_tool_calls is not False,
                 lambda: f"call_{service.new_id()}",
+                parallel=job.request.parallel_tool_calls is not False,
             )
             for _ in range(job.request.choices)
         ]
@@ -190,6 +190,6 @@ class ChatReply:
         return Usage(
             prompt_tokens=len(self._job.prompt),
             cached_tokens=self._feed.cached_tokens,
-            completion_tokens=sum(len(choice.tokens) for choice in self._choices),
+            completion_tokens=sum(choice.completion_tokens for choice in self._choices),
             reasoning_tokens=sum(choice.reasoning_tokens for choice in self._choices),
         )

@@ -42,7 +42,7 @@ def run(
 ) -> tuple[list[Piece], FinishReason, Assembler]:
     """Everything an assembler makes of a script, as the engine would feed it."""
     ids = (f"id{n}" for n in itertools.count())
-    assembler = Assembler(vocabulary, stops, tools, parallel, lambda: next(ids))
+    assembler = Assembler(vocabulary, stops, tools, lambda: next(ids), parallel=parallel)
     pieces: list[Piece] = []
     for n, token in enumerate(encode(text, vocabulary)):
         chosen = Logprobs(-float(n), ((token, -float(n)),)) if logprobs else None
@@ -69,6 +69,7 @@ def test_analysis_is_reasoning_and_final_is_content(vocabulary: Vocabulary) -> N
     assert reason == "stop"
     assert assembler.reasoning_tokens == len(vocabulary.encode("I think so"))
     assert assembler.tokens == encode(text, vocabulary)
+    assert assembler.completion_tokens == len(assembler.tokens)
 
 
 def test_a_preamble_is_content_and_a_call_is_a_tool_call(vocabulary: Vocabulary) -> None:
@@ -167,7 +168,7 @@ def test_a_character_of_several_tokens_is_shown_whole_or_not_at_all(
 
     tokens = encode(f"{FINAL}a{character}", vocabulary)
     for cut in range(len(tokens)):
-        assembler = Assembler(vocabulary, (), True, True, str)
+        assembler = Assembler(vocabulary, (), True, str)
         pieces = [piece for token in tokens[:cut] for piece in assembler.push(Token(0, token, None))]
         pieces += assembler.finish("length")[0]
 
@@ -175,7 +176,7 @@ def test_a_character_of_several_tokens_is_shown_whole_or_not_at_all(
 
 
 def test_what_comes_behind_the_end_counts_for_nothing(vocabulary: Vocabulary) -> None:
-    assembler = Assembler(vocabulary, ("b",), True, True, str)
+    assembler = Assembler(vocabulary, ("b",), True, str)
     pieces = [
         piece
         for token in encode(f"{FINAL}a b c d", vocabulary)
