@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 import aiohttp
 
 from gateway.backends.base import Saturated
 from gateway.backends.http import IDLE_TIMEOUT_S
 from gateway.backends.openai import OpenAIBackend
-from gateway.openai import AssistantMessage, ChatRequest, JsonSchemaFormat, NamedToolChoice, SystemMessage
+from gateway.openai import AssistantMessage, ChatRequest, SystemMessage
 from gateway.places import Place
 
 SALT_HEADER = "x-douane-cache-salt"
+LOGIT_BIAS_MAX: Final = 300
+VOCABULARY_SIZE: Final = 201_088
+TOKEN_ID: Final = re.compile(r"[0-9]{1,6}")
+TOOL_CHOICES: Final = frozenset({"none", "auto", "required"})
 
 
 def engine_backend(
@@ -50,21 +56,21 @@ def engine_unsupported(chat: ChatRequest) -> tuple[str, ...]:
 
 
 def engine_refusals(chat: ChatRequest) -> Iterator[str]:
-    if chat.frequency_penalty:
-        yield "frequency_penalty"
-    if chat.presence_penalty:
-        yield "presence_penalty"
-    if chat.logit_bias:
+    names = [tool.function.name for tool in chat.tools or ()]
+    if len(set(names)) < len(names) or not TOOL_CHOICES.isdisjoint(names):
+        yield "tools"
+    if chat.logit_bias and not biasable(chat.logit_bias):
         yield "logit_bias"
-    if isinstance(chat.response_format, JsonSchemaFormat) or (
-        chat.response_format is not None and chat.response_format.type != "text"
-    ):
-        yield "response_format"
-    if chat.tool_choice == "required" or isinstance(chat.tool_choice, NamedToolChoice):
-        yield "tool_choice"
-    for index, tool in enumerate(chat.tools or ()):
-        if tool.function.strict:
-            yield f"tools[{index}].function.strict"
     for position, message in enumerate(chat.messages):
         if isinstance(message, SystemMessage | AssistantMessage) and message.name is not None:
             yield f"messages[{position}].name"
+
+
+def biasable(logit_bias: Mapping[str, float]) -> bool:
+    """Whether each entry names another token of gpt-oss, with a bias within OpenAI's bounds."""
+    tokens = {int(token) for token in logit_bias if TOKEN_ID.fullmatch(token)}
+    return (
+        len(tokens) == len(logit_bias) <= LOGIT_BIAS_MAX
+        and max(tokens) < VOCABULARY_SIZE
+        and all(-100 <= bias <= 100 for bias in logit_bias.values())
+    )

@@ -68,6 +68,24 @@ async def test_a_call_carries_secret_salt_and_request_id(http: aiohttp.ClientSes
     assert ChatCompletion.model_validate(answer.body).model == MODEL
 
 
+async def test_cached_tokens_arrive_from_the_engines_usage(http: aiohttp.ClientSession) -> None:
+    usage = {
+        "prompt_tokens": 300,
+        "completion_tokens": 3,
+        "total_tokens": 303,
+        "prompt_tokens_details": {"cached_tokens": 256},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    async with running(answering(200, completion({"content": "hi"}) | {"usage": usage})) as upstream:
+        answer = await engine(http, upstream.url).complete(attempt(ENGINE), chat(), "r1")
+    assert answer.usage == Usage(300, 3, reasoning_tokens=1, cached_tokens=256)
+    end = event(chunk({}, "stop")) + event(chunk(None, usage=usage)) + DONE
+    async with running(streaming(HELLO, end)) as upstream:
+        stream = await engine(http, upstream.url).stream(attempt(ENGINE), chat(), "r1")
+        chunks = [one async for batch in stream for one in batch]
+    assert chunks[-1].usage == Usage(300, 3, reasoning_tokens=1, cached_tokens=256)
+
+
 async def test_a_stream_comes_in_batches_and_always_asks_for_usage(http: aiohttp.ClientSession) -> None:
     async with running(streaming(HELLO, END)) as upstream:
         stream = await engine(http, upstream.url).stream(attempt(ENGINE), chat(stream=True), "r1")
@@ -252,22 +270,27 @@ REFUSED_BY_THE_ENGINE: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"stop": ["x"], "seed": 1, "logprobs": True, "top_logprobs": 3, "reasoning_effort": "high"}, ()),
     ({"frequency_penalty": 0, "presence_penalty": 0.0, "response_format": {"type": "text"}, "n": 1}, ()),
     ({"logit_bias": {}, "tool_choice": "none", "tools": [tool("f")], "parallel_tool_calls": False}, ()),
-    ({"frequency_penalty": 0.5, "presence_penalty": -1}, ("frequency_penalty", "presence_penalty")),
-    ({"logit_bias": {"5": 1.0}}, ("logit_bias",)),
-    ({"response_format": {"type": "json_object"}}, ("response_format",)),
+    ({"frequency_penalty": 0.5, "presence_penalty": -1, "logit_bias": {"5": 1.0, "201087": -100}}, ()),
+    ({"response_format": {"type": "json_object"}}, ()),
     (
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}},
-        ("response_format",),
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "description": "d", "schema": {}, "strict": True},
+            }
+        },
+        (),
     ),
-    ({"tools": [tool("f")], "tool_choice": "required"}, ("tool_choice",)),
-    (
-        {"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "f"}}},
-        ("tool_choice",),
-    ),
-    (
-        {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
-        ("tools[0].function.strict",),
-    ),
+    ({"tools": [tool("f")], "tool_choice": "required", "parallel_tool_calls": True}, ()),
+    ({"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "f"}}}, ()),
+    ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, ()),
+    ({"logit_bias": {"201088": 1.0}}, ("logit_bias",)),
+    ({"logit_bias": {"hello": 1.0}}, ("logit_bias",)),
+    ({"logit_bias": {"5": 1.0, "05": 1.0}}, ("logit_bias",)),
+    ({"logit_bias": {"5": 101.0}}, ("logit_bias",)),
+    ({"logit_bias": {str(token): 1.0 for token in range(301)}}, ("logit_bias",)),
+    ({"tools": [tool("f"), tool("f")]}, ("tools",)),
+    ({"tools": [tool("auto")]}, ("tools",)),
     ({"messages": [{"role": "user", "content": "x", "name": "bob"}]}, ()),
     (
         {"messages": [{"role": "system", "content": "x", "name": "s"}, {"role": "user", "content": "x"}]},
