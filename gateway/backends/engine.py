@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import aiohttp
+import orjson
 
-from gateway.backends.base import Saturated
+from gateway.backends.base import NotReady, Reported, Saturated
 from gateway.backends.http import IDLE_TIMEOUT_S
 from gateway.backends.openai import OpenAIBackend
 from gateway.openai import AssistantMessage, ChatRequest, SystemMessage
@@ -45,9 +46,22 @@ def engine_backend(
         full=Saturated,
         refuses=engine_unsupported,
         extra_headers=lambda attempt: {SALT_HEADER: salt(attempt.permitted.facts.tenant)},
-        probe_path="/health",
+        probe_path="/load",
+        reports=engine_load,
         idle_timeout_s=idle_timeout_s,
     )
+
+
+def engine_load(body: bytes) -> Reported:
+    """What `/load` says. Raises `NotReady` for an engine that is going down, or that says something else."""
+    try:
+        load = orjson.loads(body)
+        slots, waiting, leaving = load["max_running"], load["waiting"], load["stopping"] or load["lost"]
+    except (ValueError, TypeError, KeyError):
+        raise NotReady("the engine's load cannot be read; is it of another version?") from None
+    if leaving or not (isinstance(slots, int) and isinstance(waiting, int)):
+        raise NotReady("the engine is going down")
+    return Reported(max(0, slots), max(0, waiting))
 
 
 def engine_unsupported(chat: ChatRequest) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ from gateway.backends.base import (
     BackendFault,
     Broken,
     Misconfigured,
+    NotReady,
     Refused,
+    Reported,
     Saturated,
     Throttled,
     TimedOut,
@@ -249,13 +251,27 @@ async def test_a_finished_stream_leaves_its_connection_for_the_next_call(http: a
     assert len(ports) == 1
 
 
-async def test_a_probe_asks_for_health_with_the_secret(http: aiohttp.ClientSession) -> None:
-    async with running(answering(200, {"status": "ok"})) as upstream:
+LOAD = {"running": 3, "waiting": 7, "max_running": 16, "max_waiting": 32, "stopping": False, "lost": False}
+
+
+async def test_a_probe_asks_for_the_load_with_the_secret(http: aiohttp.ClientSession) -> None:
+    async with running(answering(200, LOAD)) as upstream:
         backend = engine(http, upstream.url)
-        await backend.probe()
-    assert (upstream.paths, upstream.headers[0]["authorization"]) == (["/health"], "Bearer engine-secret")
+        assert await backend.probe() == Reported(slots=16, waiting=7)
+    assert (upstream.paths, upstream.headers[0]["authorization"]) == (["/load"], "Bearer engine-secret")
     with pytest.raises(Unreachable, match="`local-engine` cannot be reached"):
         await backend.probe()
+
+
+@pytest.mark.parametrize(
+    "said", [LOAD | {"stopping": True}, LOAD | {"lost": True}, {"status": "ok"}, [], LOAD | {"waiting": "7"}]
+)
+async def test_an_engine_that_goes_down_or_says_something_else_is_not_ready(
+    http: aiohttp.ClientSession, said: object
+) -> None:
+    async with running(answering(200, said)) as upstream:
+        with pytest.raises(NotReady):
+            await engine(http, upstream.url).probe()
 
 
 def test_what_cannot_be_safe_is_refused_at_construction(http: aiohttp.ClientSession) -> None:
