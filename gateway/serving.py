@@ -17,6 +17,8 @@ from gateway.opening import open_context
 from gateway.server import GatewayServer, bound_socket, require_certificate, server_config
 from gateway.settings import Settings
 
+LOAD_POLL_S = 1.0  # between two questions to an engine about its load
+
 CUT_OFF_S = 5.0  # for answers that were cut off at the end of the grace time to be recorded
 
 
@@ -45,7 +47,7 @@ async def serve(
         server = GatewayServer(
             server_config(create_app(settings, context), settings), context.readiness.stop, started
         )
-        watching = [asyncio.create_task(probe_engines(context))]
+        watching = [asyncio.create_task(watch_engines(context))]
         if stop is not None:
             watching.append(asyncio.create_task(server.stop_when(stop)))
         try:
@@ -78,14 +80,27 @@ async def with_engine(settings: Settings) -> AsyncIterator[Settings]:
         )
 
 
-async def probe_engines(context: GatewayContext) -> None:
-    """Says in the log at start when a local engine cannot take requests; nothing depends on it.
+async def watch_engines(context: GatewayContext) -> None:
+    """Asks the local engines for their load, again and again: routes spill by it.
 
-    Only engines: a place that no request has been permitted to is not called, not even empty-handed.
+    Only engines: a place that no request has been permitted to is not called, not even empty-handed. Says in
+    the log when one begins to be out of reach or comes back.
     """
-    for place, backend in context.backends.items():
-        if backend.place.kind == "engine":
+    engines = {place: each for place, each in context.backends.items() if each.place.kind == "engine"}
+    reached = dict.fromkeys(engines, True)
+    while engines:
+        for place, backend in engines.items():
             try:
-                await backend.probe()
+                load = await backend.probe()
             except BackendFault as fault:
-                logs.event("backend_not_ready", logging.WARNING, place=place, fault=fault.kind)
+                context.health.reported(place, 0, 0)
+                if reached[place]:
+                    logs.event("backend_not_ready", logging.WARNING, place=place, fault=fault.kind)
+                reached[place] = False
+                continue
+            if load is not None:
+                context.health.reported(place, load.slots, load.waiting)
+            if not reached[place]:
+                logs.event("backend_ready", logging.INFO, place=place)
+            reached[place] = True
+        await asyncio.sleep(LOAD_POLL_S)

@@ -1,7 +1,11 @@
 """From sampled tokens to the pieces of an OpenAI answer.
 
-Pure: one `Assembler` per answer, fed token by token. What the channels become: analysis is reasoning;
+Pure: one `Assembler` per choice, fed token by token. What the channels become: analysis is reasoning;
 final, and commentary addressed to nobody, is content; anything addressed to a function is a tool call.
+
+Stop strings and log-probabilities concern content and the arguments of tool calls, never analysis, headers or
+control tokens. A stop string in arguments ends the answer there, so they are cut and rarely valid json. The
+API has one list of log-probabilities a choice: those of arguments stand in it where their tokens came.
 """
 
 from __future__ import annotations
@@ -14,17 +18,9 @@ from typing import Literal
 from local_engine.engine import Token
 from local_engine.harmony.parse import Event, HarmonyParser, Header, MessageEnd, MessageStart, TextDelta
 from local_engine.harmony.tokens import FIRST_SPECIAL, Tokenizer
+from local_engine.text import Outlet, Shown, TokenLogprob
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """One content token with its bytes and natural log-probability, and the likeliest alternatives."""
-
-    data: bytes
-    logprob: float
-    top: tuple[tuple[bytes, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class ContentDelta:
     """More content, with the log-probabilities of the tokens that begin in it."""
 
     text: str
-    logprobs: tuple[TokenLogprob, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +49,11 @@ class CallStart:
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """More of the arguments of tool call `index`."""
+    """More of the arguments of tool call `index`, with the log-probabilities of its tokens."""
 
     index: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 Piece = ReasoningDelta | ContentDelta | CallStart | CallArguments
@@ -68,95 +65,69 @@ class _Kind(Enum):
     CALL = auto()
 
 
-class StopFinder:
-    """Cuts text at the first of several strings, holding back what may yet become one."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
-        self._held = ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """Takes more text; returns what is safe to show."""
-        self._held += text
-        hits = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if hits:
-            self.found = True
-            shown, self._held = self._held[: min(hits)], ""
-            return shown
-        keep = max((self._overlap(stop) for stop in self._stops), default=0)
-        cut = len(self._held) - keep
-        shown, self._held = self._held[:cut], self._held[cut:]
-        return shown
-
-    def flush(self) -> str:
-        """The text has ended: what was held back is no stop string after all."""
-        shown, self._held = self._held, ""
-        return shown
-
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins `stop`."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
-
-
 class Assembler:
-    """Builds one answer.
+    """Builds one choice.
 
-    `offered` are the names of the functions the request offered; without any, what the model addresses to a
-    tool is kept as reasoning, for the client could not answer it. `new_id` makes tool call ids.
+    Where no functions are offered, what the model addresses to a tool is kept as reasoning, for the client
+    could not answer it. Without `parallel` the answer ends with its first call. `new_id` makes tool call ids.
+    `tokens` is what was sampled, as far as it counts.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str], offers_tools: bool, new_id: Callable[[], str]
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        offers_tools: bool,
+        new_id: Callable[[], str],
+        *,
+        parallel: bool = True,
     ) -> None:
-        self._tokenizer = tokenizer
         self._parser = HarmonyParser(tokenizer)
-        self._stop = StopFinder(stops)
+        self._outlet = Outlet(stops, tokenizer)
         self._offers_tools = offers_tools
+        self._parallel = parallel
         self._new_id = new_id
         self._kind = _Kind.CONTENT
         self._calls = 0
+        self._called = 0
         self._spoken = False
         self._gap_due = False
-        self._pending: list[tuple[int, TokenLogprob]] = []
-        self._arrived_chars = 0
-        self._shown_chars = 0
-        self.completion_tokens = 0
+        self.tokens: list[int] = []
         self.reasoning_tokens = 0
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens were sampled, reasoning included."""
+        return len(self.tokens)
 
     @property
     def done(self) -> bool:
         """True once nothing that the model could add would be shown."""
-        return self._parser.done or self._stop.found
+        enough = not self._parallel and self._called > 0
+        return self._parser.done or self._outlet.stopped or enough
 
     def push(self, token: Token) -> list[Piece]:
-        """Takes one sampled token; returns the pieces it completes."""
-        self.completion_tokens += 1
-        if self._stop.found:
+        """Takes one sampled token; returns the pieces it completes. What comes after `done` is ignored."""
+        if self.done:
             return []
-        before = self._parser.header
-        inside = before is not None and self._kind_of(before) is not _Kind.CALL
-        if inside and token.id < FIRST_SPECIAL:
-            self._count(token)
+        self.tokens.append(token.id)
+        # Of the message that the token falls into, so before the parser takes it.
+        if self._parser.header is not None and token.id < FIRST_SPECIAL:
+            if self._kind is _Kind.REASONING:
+                self.reasoning_tokens += 1
+            else:
+                self._outlet.count(token.id, token.logprobs)
         return self._pieces(self._parser.push(token.id))
 
     def finish(self, reason: Literal["stop", "length", "cancelled"]) -> tuple[list[Piece], FinishReason]:
         """The tokens have ended; returns the last pieces and OpenAI's `finish_reason`."""
-        pieces = [] if self._stop.found else self._pieces(self._parser.finish())
-        if self._stop.found:
+        cut_off = reason == "length" and not self._parser.done
+        pieces = [] if self._outlet.stopped else self._pieces(self._parser.finish())
+        if self._outlet.stopped:
             return pieces, "stop"
-        if reason == "length":
+        if cut_off:
             return pieces, "length"
         return pieces, "tool_calls" if self._calls else "stop"
-
-    def _count(self, token: Token) -> None:
-        if self._kind is _Kind.REASONING:
-            self.reasoning_tokens += 1
-        elif self._kind is _Kind.CONTENT and token.logprobs is not None:
-            top = tuple((self._tokenizer.token_bytes(i), value) for i, value in token.logprobs.top)
-            chosen = TokenLogprob(self._tokenizer.token_bytes(token.id), token.logprobs.chosen, top)
-            self._pending.append((self._arrived_chars, chosen))
 
     def _pieces(self, events: list[Event]) -> list[Piece]:
         pieces: list[Piece] = []
@@ -166,14 +137,10 @@ class Assembler:
                     pieces += self._start(header)
                 case TextDelta(text=text):
                     pieces += self._more(text)
-                case MessageEnd():
-                    pieces += self._end()
+                case MessageEnd() if self._kind is not _Kind.REASONING:
+                    pieces += self._show(self._outlet.end())
+                    self._called = self._calls
         return pieces
-
-    def _kind_of(self, header: Header) -> _Kind:
-        if header.recipient not in (None, "assistant", "all", "user"):
-            return _Kind.CALL if self._offers_tools else _Kind.REASONING
-        return _Kind.REASONING if header.channel == "analysis" else _Kind.CONTENT
 
     def _start(self, header: Header) -> list[Piece]:
         self._kind = self._kind_of(header)
@@ -187,25 +154,40 @@ class Assembler:
                 self._gap_due = self._spoken
         return []
 
+    def _kind_of(self, header: Header) -> _Kind:
+        if header.recipient not in (None, "assistant", "all", "user"):
+            return _Kind.CALL if self._offers_tools else _Kind.REASONING
+        return _Kind.REASONING if header.channel == "analysis" else _Kind.CONTENT
+
     def _more(self, text: str) -> list[Piece]:
-        match self._kind:
-            case _Kind.REASONING:
-                return [ReasoningDelta(text)]
-            case _Kind.CALL:
-                return [CallArguments(self._calls - 1, text)]
-            case _Kind.CONTENT:
-                text = "\n\n" + text if self._gap_due else text
-                self._spoken, self._gap_due = True, False
-                self._arrived_chars += len(text)
-                return self._show(self._stop.push(text))
+        if self._kind is _Kind.REASONING:
+            return [ReasoningDelta(text)]
+        if self._kind is _Kind.CONTENT:
+            text = "\n\n" + text if self._gap_due else text
+            self._spoken, self._gap_due = True, False
+        return self._show(self._outlet.push(text))
 
-    def _end(self) -> list[Piece]:
-        if self._kind is not _Kind.CONTENT or self._stop.found:
+    def _show(self, shown: Shown) -> list[Piece]:
+        if not shown.text:
             return []
-        return self._show(self._stop.flush())
+        if self._kind is _Kind.CALL:
+            return [CallArguments(self._calls - 1, shown.text, shown.logprobs)]
+        return [ContentDelta(shown.text, shown.logprobs)]
 
-    def _show(self, text: str) -> list[Piece]:
-        self._shown_chars += len(text)
-        ready = [chosen for at, chosen in self._pending if at < self._shown_chars]
-        self._pending = self._pending[len(ready) :]
-        return [ContentDelta(text, tuple(ready))] if text else []
+
+def coalesced(pieces: Sequence[Piece]) -> list[Piece]:
+    """The same pieces, neighbours of one kind made into one."""
+    out: list[Piece] = []
+    for piece in pieces:
+        match (out[-1] if out else None, piece):
+            case ReasoningDelta(text=text), ReasoningDelta(text=more):
+                out[-1] = ReasoningDelta(text + more)
+            case ContentDelta(text=text, logprobs=before), ContentDelta(text=more, logprobs=behind):
+                out[-1] = ContentDelta(text + more, before + behind)
+            case CallArguments(index=n, text=text, logprobs=before), CallArguments(
+                index=m, text=more, logprobs=behind
+            ) if n == m:
+                out[-1] = CallArguments(n, text + more, before + behind)
+            case _:
+                out.append(piece)
+    return out

@@ -40,6 +40,9 @@ REACHED = 1 - 2.0**-21
 LOW_BITS = 15
 """A threshold's 31 bits are searched as 16 high and 15 low ones."""
 
+HALF_STEP = 2.0**-25
+"""A number of 24 bits stands for the middle of its step: 0 itself would draw a first token, however rare."""
+
 LOG2_E = 1 / log(2)
 """Gaps are in bits: powers of two are the cheapest ones."""
 
@@ -79,20 +82,22 @@ class Draw:
 
     def rows(self, first: int, last: int) -> Draw:
         """Views of rows [first, last); `counts` and the flags are those of the whole."""
+        # Not by brackets, here and below: indexing needs the device's driver, also under FakeTensorMode.
+        size = last - first
         return replace(
             self,
-            uniform=self.uniform[first:last],
-            temperature=self.temperature[first:last],
-            top_k=self.top_k[first:last],
-            top_p=self.top_p[first:last],
-            min_p=self.min_p[first:last],
-            presence=self.presence[first:last],
-            frequency=self.frequency[first:last],
-            repetition=self.repetition[first:last],
-            slot=self.slot[first:last],
-            bias_ids=self.bias_ids[first:last],
-            bias=self.bias[first:last],
-            mask=self.mask[first:last],
+            uniform=self.uniform.narrow(0, first, size),
+            temperature=self.temperature.narrow(0, first, size),
+            top_k=self.top_k.narrow(0, first, size),
+            top_p=self.top_p.narrow(0, first, size),
+            min_p=self.min_p.narrow(0, first, size),
+            presence=self.presence.narrow(0, first, size),
+            frequency=self.frequency.narrow(0, first, size),
+            repetition=self.repetition.narrow(0, first, size),
+            slot=self.slot.narrow(0, first, size),
+            bias_ids=self.bias_ids.narrow(0, first, size),
+            bias=self.bias.narrow(0, first, size),
+            mask=self.mask.narrow(0, first, size),
         )
 
 
@@ -148,7 +153,7 @@ def draw(logits: Tensor, d: Draw) -> Drawn:
         return _draw(logits, d)
     # A vectorised exp2 may round the end of a tensor differently from its middle, so here each row is a
     # tensor of its own; one row at a time also stays within the cache.
-    drawn = [_draw(logits[row : row + 1], d.rows(row, row + 1)) for row in range(logits.shape[0])]
+    drawn = [_draw(logits.narrow(0, row, 1), d.rows(row, row + 1)) for row in range(logits.shape[0])]
     return Drawn(
         torch.cat([one.tokens for one in drawn]),
         _joined([one.chosen for one in drawn]),
@@ -168,32 +173,33 @@ def _draw(logits: Tensor, d: Draw) -> Drawn:
     adjusted = _adjusted(logits, d)
     best, likeliest = _best(adjusted)
     usable = torch.isfinite(best) & (logits.amax(dim=1, keepdim=True) < torch.inf)
-    gaps = (best - adjusted) * (LOG2_E / d.temperature.clamp(min=COLDEST))[:, None]
+    gaps = (best - adjusted) * (LOG2_E / d.temperature.clamp(min=COLDEST)).unsqueeze(1)
     shares = _shares(gaps)
     if d.filtered:
         shares = _filtered(shares, gaps, d)
-    tokens = torch.where(d.temperature[:, None] == 0, likeliest, _inverted(shares, d.uniform[:, None]))
+    sampled = _inverted(shares, d.uniform.unsqueeze(1))
+    tokens = torch.where(d.temperature.unsqueeze(1) == 0, likeliest, sampled)
     tokens = torch.where(usable, tokens, -1)
     if d.logprobs is None:
-        return Drawn(tokens[:, 0])
-    return Drawn(tokens[:, 0], *_logprobs(logits, tokens, d.logprobs))
+        return Drawn(tokens.squeeze(1))
+    return Drawn(tokens.squeeze(1), *_logprobs(logits, tokens, d.logprobs))
 
 
 def _adjusted(logits: Tensor, d: Draw) -> Tensor:
     """Logits [R, V] after penalties, bias and grammar; `logits` themselves where no row needs any of them."""
     if d.penalised:
         counts = d.counts.index_select(0, d.slot)
-        factors = torch.where(counts > 0, d.repetition[:, None], d.repetition.new_ones(()))
+        factors = torch.where(counts > 0, d.repetition.unsqueeze(1), d.repetition.new_ones(()))
         # One of the two terms is 0, which is exact and costs half of a choice between them.
         logits = logits.clamp(min=0) / factors + logits.clamp(max=0) * factors
         times = counts & (PROMPTED - 1)
-        logits = logits - d.presence[:, None] * times.clamp(max=1) - d.frequency[:, None] * times
+        logits = logits - d.presence.unsqueeze(1) * times.clamp(max=1) - d.frequency.unsqueeze(1) * times
     if d.biased:
         logits = logits.scatter_add(1, d.bias_ids, d.bias)
     if d.masked:
         bits = torch.arange(32, dtype=torch.int32, device=logits.device)
-        forbidden = ((d.mask[:, :, None] >> bits) & 1) == 0
-        logits = logits.masked_fill(forbidden.flatten(1)[:, : logits.shape[1]], -torch.inf)
+        forbidden = ((d.mask.unsqueeze(2) >> bits) & 1) == 0
+        logits = logits.masked_fill(forbidden.flatten(1).narrow(1, 0, logits.shape[1]), -torch.inf)
     return logits
 
 
@@ -203,7 +209,7 @@ def _best(logits: Tensor) -> tuple[Tensor, Tensor]:
     width = gcd(logits.shape[1], 128)
     blocks = logits.reshape(len(logits), -1, width)
     best, block = blocks.amax(dim=2).max(dim=1, keepdim=True)
-    place = blocks.gather(1, block[:, :, None].expand(-1, -1, width)).argmax(dim=2)
+    place = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, width)).argmax(dim=2)
     return best, block * width + place
 
 
@@ -216,21 +222,20 @@ def _filtered(shares: Tensor, gaps: Tensor, d: Draw) -> Tensor:
     """Shares [R, V] with 0 for the tokens that the filters rule out; the likeliest token always stays."""
     # Without the sign, which NaN may have.
     images = gaps.view(torch.int32) & 0x7FFFFFFF
-    vocabulary = shares.shape[1]
-    ranks = torch.where(d.top_k > 0, d.top_k, vocabulary).clamp(max=vocabulary).long()
-    limit = _threshold(images, torch.ones_like(shares), ranks[:, None])
-    limit = torch.minimum(limit, d.min_p.log2().abs().view(torch.int32)[:, None])
+    ranks = torch.where(d.top_k > 0, d.top_k, shares.shape[1]).long()
+    limit = _threshold(images, torch.ones_like(shares), ranks.unsqueeze(1))
+    limit = torch.minimum(limit, d.min_p.log2().abs().view(torch.int32).unsqueeze(1))
     shares = shares * (images <= limit)
     total = shares.sum(dim=1, keepdim=True)
-    wanted = torch.where(d.top_p < 1, d.top_p.double() * REACHED, 1.0)[:, None]
-    needed = torch.minimum((wanted * total).long().clamp(min=1), total)
+    wanted = torch.where(d.top_p < 1, d.top_p.double() * REACHED, 1.0).unsqueeze(1)
+    needed = (wanted * total).long()
     return shares * (images <= _threshold(images, shares, needed))
 
 
 def _threshold(images: Tensor, amounts: Tensor, needed: Tensor) -> Tensor:
     """The least integer, int32 [R, 1], such that the `amounts` int64 [R, V] of the `images` int32 [R, V] up
-    to it reach `needed` int64 [R, 1], at least 1. Two histograms find it: of the images' high bits, then of
-    the low bits of those that share the high bits of the threshold."""
+    to it reach `needed` int64 [R, 1]; one above all images if they never do. Two histograms find it: of the
+    images' high bits, then of the low bits of those that share the high bits of the threshold."""
     high, needed = _reaching(images >> LOW_BITS, amounts, needed, 1 << (31 - LOW_BITS))
     low = images ^ (high << LOW_BITS)
     # The others come behind, in several bins because additions to a single one would wait for each other.
@@ -239,7 +244,7 @@ def _threshold(images: Tensor, amounts: Tensor, needed: Tensor) -> Tensor:
 
 
 def _reaching(bins: Tensor, amounts: Tensor, needed: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The first of `size` bins, int32 [R, 1], up to which amounts reach `needed`; what is needed of its own."""
+    """The first of `size` bins, int32 [R, 1], up to which amounts reach `needed`, and what it must give."""
     histogram = torch.zeros(len(bins), size, dtype=torch.int64, device=bins.device)
     sums = histogram.scatter_add_(1, bins.long(), amounts).cumsum(dim=1)
     first = torch.searchsorted(sums, needed).clamp(max=size - 1)
@@ -250,8 +255,8 @@ def _reaching(bins: Tensor, amounts: Tensor, needed: Tensor, size: int) -> tuple
 def _inverted(shares: Tensor, u: Tensor) -> Tensor:
     """The tokens [R, 1] at which the running sum of shares [R, V] passes `u` [R, 1] times the total."""
     sums = shares.cumsum(dim=1)
-    # u is at most 1 - 2^-24, which the rounding of this product to 53 bits cannot lift to the total.
-    passed = (u.double() * sums[:, -1:]).long()
+    # Below the total, because u is at most 1 - 2^-24 and the product is rounded to 53 bits.
+    passed = ((u.double() + HALF_STEP) * sums.narrow(1, shares.shape[1] - 1, 1)).long()
     return torch.searchsorted(sums, passed, right=True).clamp(max=shares.shape[1] - 1)
 
 
@@ -270,4 +275,4 @@ def _logprobs(logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor,
     wanted = torch.cat([tokens.clamp(min=0), ids], dim=1)
     values = (logits.gather(1, wanted).double() - offset).float()
     values = torch.where(tokens >= 0, values, 0.0)
-    return values[:, 0], ids, values[:, 1:]
+    return values.select(1, 0), ids, values.narrow(1, 1, ids.shape[1])

@@ -1,4 +1,4 @@
-"""Runs the server: loads the model, listens, and ends promptly when told to."""
+"""Runs the server: loads the model, listens, drains when told to, and ends when the device is lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import ipaddress
 import signal
 import socket
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,18 +17,25 @@ from typing import Literal
 import click
 import torch
 import uvicorn
+from prometheus_client import CollectorRegistry
 
-from local_engine.chat import Service
 from local_engine.checkpoint import Checkpoint, open_checkpoint
 from local_engine.engine import Engine
 from local_engine.errors import SetupError
 from local_engine.harmony.tokens import VOCABULARY_SIZE
-from local_engine.reference import ReferenceModel
+from local_engine.metrics import Metrics
+from local_engine.opening import EngineOptions, open_engine
+from local_engine.replay import Replay
 from local_engine.server import create_app
+from local_engine.service import Service
+from local_engine.structure.request import Structures
 from local_engine.vocabulary import load_vocabulary
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-GRACE_S = 5
+EXIT_LOST = 4
+"""The exit status after the device is lost: whoever supervises the process should start it anew."""
+GRACE_S = 30.0
+ENDING_S = 5
+"""How long the last bytes of answers may take to leave once the engine has ended them."""
 BACKLOG = 128
 SMALL_MODEL_BYTES = 1 << 30
 DEFAULT_MODEL_NAME = "gpt-oss-20b"
@@ -34,7 +43,11 @@ DEFAULT_MODEL_NAME = "gpt-oss-20b"
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How to serve. `models` empty means the released model of that shape, else `gpt-oss-20b`."""
+    """How to serve. `models` empty means the released model of that shape, else `gpt-oss-20b`.
+
+    `grace_s` is how long running answers may take to end after SIGTERM. The fields that `EngineOptions` has
+    too are its.
+    """
 
     model: Path
     secret: str
@@ -42,17 +55,40 @@ class ServeOptions:
     port: int = 8081
     models: tuple[str, ...] = ()
     dtype: Literal["fp32", "bf16"] = "bf16"
+    device: str = "cpu"
+    exact: bool = False
+    max_running: int = 16
     max_waiting: int = 8
     max_context_tokens: int | None = None
+    kv_tokens: int | None = None
+    step_tokens: int = 256
     vocabulary: Path | None = None
     threads: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False
+    grace_s: float = GRACE_S
+
+    @property
+    def engine(self) -> EngineOptions:
+        """How to run the model."""
+        return EngineOptions(
+            dtype=self.dtype,
+            device=self.device,
+            exact=self.exact,
+            max_running=self.max_running,
+            max_waiting=self.max_waiting,
+            max_context_tokens=self.max_context_tokens,
+            kv_tokens=self.kv_tokens,
+            step_tokens=self.step_tokens,
+        )
 
 
-def load_service(options: ServeOptions) -> Service:
-    """Opens the checkpoint and makes the engine, not yet started. Raises `SetupError`."""
+def load_service(options: ServeOptions, progress: Callable[[str, int], None] | None = None) -> Service:
+    """Opens the checkpoint and makes the engine, not yet started. Raises `SetupError`.
+
+    `progress` is called with the name and the bytes of each tensor that was loaded.
+    """
     checkpoint = open_checkpoint(options.model)
     if checkpoint.config.vocab_size != VOCABULARY_SIZE:
         raise SetupError(
@@ -61,14 +97,17 @@ def load_service(options: ServeOptions) -> Service:
         )
     if (threads := options.threads or default_threads(checkpoint)) is not None:
         torch.set_num_threads(threads)
-    longest = checkpoint.config.max_context_tokens
-    engine = Engine(
-        ReferenceModel(checkpoint, DTYPES[options.dtype]),
-        max_context_tokens=min(longest, options.max_context_tokens or longest),
-        max_waiting=options.max_waiting,
-    )
     vocabulary = load_vocabulary(options.model, options.vocabulary)
-    return Service(engine, vocabulary, served_names(options, checkpoint), checkpoint.fingerprint)
+    engine = open_engine(checkpoint, options.engine, progress)
+    return Service(
+        engine=engine,
+        vocabulary=vocabulary,
+        structures=Structures(vocabulary),
+        replay=Replay(vocabulary),
+        metrics=Metrics(CollectorRegistry(), engine.load),
+        models=served_names(options, checkpoint),
+        fingerprint=checkpoint.fingerprint,
+    )
 
 
 def default_threads(checkpoint: Checkpoint) -> int | None:
@@ -82,7 +121,11 @@ def served_names(options: ServeOptions, checkpoint: Checkpoint) -> tuple[str, ..
 
 
 def serve(service: Service, options: ServeOptions) -> None:
-    """Serves until SIGTERM or SIGINT. Raises `SetupError` when it may not or cannot listen."""
+    """Serves until it is told to end. Raises `SetupError` when it may not or cannot listen.
+
+    SIGTERM or SIGINT drains: nothing new is taken, and what runs has `grace_s` to end; a second signal ends
+    it at once. When the device is lost the process exits with `EXIT_LOST`.
+    """
     check_exposure(options)
     config = uvicorn.Config(
         create_app(service, options.secret),
@@ -91,7 +134,7 @@ def serve(service: Service, options: ServeOptions) -> None:
         server_header=False,
         date_header=False,
         lifespan="off",
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=ENDING_S,
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )
@@ -109,10 +152,13 @@ def serve(service: Service, options: ServeOptions) -> None:
         f"local_engine: {', '.join(service.models)} ({service.fingerprint}) on {scheme}://{host}:{port}"
     )
     try:
-        _Server(config, service.engine).run(sockets=[listener])
+        _Server(config, service.engine, options.grace_s).run(sockets=[listener])
     finally:
         service.engine.close()
         listener.close()
+    if service.engine.load().lost:
+        click.echo("error: the device is lost; start the engine anew", err=True)
+        sys.exit(EXIT_LOST)
 
 
 def check_exposure(options: ServeOptions) -> None:
@@ -152,12 +198,14 @@ def _is_loopback(host: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, except that a signal first stops the engine, so that streams end with an error event instead
-    of holding the shutdown up, and that a signalled end is an ordinary one."""
+    """uvicorn, except that the first signal only drains the engine: the server goes on saying that it takes
+    nothing new until what runs has ended. A signalled end is an ordinary one."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, grace_s: float) -> None:
         super().__init__(config)
         self._engine = engine
+        self._grace_s = grace_s
+        self._latest_s: float | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -171,5 +219,16 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._engine.stop()
-        super().handle_exit(sig, frame)
+        again = self._latest_s is not None
+        grace_s = 0.0 if again else self._grace_s
+        self._engine.stop(grace_s)
+        # The engine ends at its deadline by itself; later than this it is stuck.
+        self._latest_s = time.monotonic() + grace_s + ENDING_S
+        self.should_exit = again
+
+    async def on_tick(self, counter: int) -> bool:
+        load = self._engine.load()
+        drained = load.stopping and load.running + load.waiting == 0
+        late = self._latest_s is not None and time.monotonic() >= self._latest_s
+        self.should_exit = self.should_exit or drained or late or load.lost
+        return await super().on_tick(counter)

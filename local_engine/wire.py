@@ -1,29 +1,27 @@
-"""OpenAI's chat completion request, read strictly.
+"""OpenAI's requests, read strictly.
 
 Every parameter that OpenAI documents is either honoured, accepted at the one value that changes nothing, or
-refused by name. Nothing is accepted and then ignored. No error here quotes a value that the client sent.
+refused by name. Nothing is accepted and then ignored. `top_k`, `min_p` and `repetition_penalty` are known
+from vLLM and SGLang. No error here quotes a value that the client sent.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from local_engine.errors import Refused
 from local_engine.harmony.conversation import Effort
+from local_engine.harmony.tokens import VOCABULARY_SIZE
+from local_engine.reading import parse_object, validated
 
+MAX_CHOICES = 16
 MAX_STOP_STRINGS = 4
 MAX_TOP_LOGPROBS = 20
-
+MAX_LOGIT_BIAS = 300
+MAX_TOOLS = 128
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
     "store": (False,),
     "metadata": ({},),
     "modalities": (["text"],),
@@ -41,31 +39,32 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "user": (),
     "web_search_options": (),
 }
-"""Known parameters that this engine does not implement, with the values at which they have no effect.
-
-`null` is such a value for all of them.
+"""Known parameters of a chat completion that this engine does not implement, with the values at which they
+have no effect. `null` is such a value for all of them.
 """
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
+    """Base of every wire type: strict, closed, immutable."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class TextPart(_Wire):
+class TextPart(Wire):
     """A piece of message content."""
 
     type: Literal["text"]
     text: str
 
 
-class FunctionCall(_Wire):
+class FunctionCall(Wire):
     """What an assistant called; `arguments` is JSON text, handed on as it is."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     arguments: str
 
 
-class ToolCall(_Wire):
+class ToolCall(Wire):
     """One call in an assistant message of the history."""
 
     id: str
@@ -76,14 +75,14 @@ class ToolCall(_Wire):
 Content = str | list[TextPart]
 
 
-class InstructionMessage(_Wire):
+class InstructionMessage(Wire):
     """A `system` or `developer` message: instructions."""
 
     role: Literal["system", "developer"]
     content: Content
 
 
-class UserMessage(_Wire):
+class UserMessage(Wire):
     """A `user` message."""
 
     role: Literal["user"]
@@ -91,7 +90,7 @@ class UserMessage(_Wire):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
 
 
-class AssistantMessage(_Wire):
+class AssistantMessage(Wire):
     """An `assistant` message of the history, with the reasoning this engine gave beside it.
 
     Clients send back what the SDK gave them, so `annotations` may be there, but empty.
@@ -104,7 +103,7 @@ class AssistantMessage(_Wire):
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
-class ToolMessage(_Wire):
+class ToolMessage(Wire):
     """A tool's answer to the call `tool_call_id`."""
 
     role: Literal["tool"]
@@ -117,49 +116,103 @@ WireMessage = Annotated[
 ]
 
 
-class FunctionDefinition(_Wire):
-    """A function offered to the model; `strict` is refused at true, for nothing enforces it."""
+class FunctionDefinition(Wire):
+    """A function offered to the model; with `strict` its arguments are held to `parameters`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Literal[False] | None = None
+    strict: bool | None = None
 
 
-class ToolDefinition(_Wire):
+class ToolDefinition(Wire):
     """A tool offered to the model."""
 
     type: Literal["function"]
     function: FunctionDefinition
 
 
-class StreamOptions(_Wire):
+class NamedFunction(Wire):
+    """The function that must be called."""
+
+    name: str
+
+
+class NamedToolChoice(Wire):
+    """`tool_choice` as one function by name."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class TextFormat(Wire):
+    """Any text: the default."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Wire):
+    """Some json object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(Wire):
+    """The schema of an answer. It is enforced whatever `strict` says: false would only allow less help."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Wire):
+    """Json that a schema holds."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+Mode = Literal["none", "auto", "required"]
+ToolChoice = Mode | NamedToolChoice
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class StreamOptions(Wire):
     """`include_usage` asks for a last chunk with the token counts."""
 
     include_usage: bool = False
     include_obfuscation: Literal[False] | None = None
 
 
-class ChatRequest(_Wire):
-    """A chat completion request as far as this engine honours it."""
+class SamplingFields(Wire):
+    """What both kinds of completion say about sampling and delivery."""
 
     model: str
-    messages: Annotated[list[WireMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=VOCABULARY_SIZE)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^[0-9]{1,6}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Field(max_length=MAX_LOGIT_BIAS),
+        ]
+        | None
+    ) = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | list[str] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    reasoning_effort: Effort | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tools: list[ToolDefinition] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    # The model ends its turn at one call, so both values are kept.
-    parallel_tool_calls: bool | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        return self.n or 1
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -167,28 +220,42 @@ class ChatRequest(_Wire):
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(stop for stop in stops if stop)
 
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """`logit_bias` by token id."""
+        return tuple((int(token), value) for token, value in (self.logit_bias or {}).items())
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(SamplingFields):
+    """A chat completion request as far as this engine honours it."""
+
+    messages: Annotated[list[WireMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    reasoning_effort: Effort | None = None
+    tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+
 
 def parse_chat_request(body: bytes) -> ChatRequest:
     """Reads a request body. Raises `Refused` with OpenAI's `param` and a `code`:
 
     `invalid_json`, `unknown_parameter`, `unsupported_parameter`, `unsupported_value` or `invalid_value`.
     """
-    try:
-        raw = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise Refused("the body is not valid json: send one json object", code="invalid_json") from None
-    if not isinstance(raw, dict):
-        raise Refused("the body must be one json object", code="invalid_json")
-    given = {key: value for key, value in raw.items() if value is not None}
-    for key, value in given.items():
-        _check_known(key, value)
-    honoured = {key: value for key, value in given.items() if key not in NEUTRAL}
+    given = parse_object(body)
     if isinstance(messages := given.get("messages"), list):
-        honoured["messages"] = [_without_nulls(message) for message in messages]
-    try:
-        request = ChatRequest.model_validate(honoured)
-    except ValidationError as error:
-        raise _refusal(error) from None
+        given["messages"] = [_without_nulls(message) for message in messages]
+    request = validated(ChatRequest, given, NEUTRAL)
+    check_sampling(request)
     _check_together(request)
     return request
 
@@ -200,107 +267,24 @@ def _without_nulls(message: Any) -> Any:
     return {key: value for key, value in message.items() if value is not None}
 
 
-def _refuse_constant(_: str) -> None:
-    raise ValueError
-
-
-def _check_known(key: str, value: Any) -> None:
-    if key in NEUTRAL:
-        if not any(value == neutral and type(value) is type(neutral) for neutral in _neutral(key)):
-            raise Refused(
-                f"`{key}` is not supported by this engine: leave it out",
-                param=key,
-                code="unsupported_parameter",
-            )
-    elif key not in ChatRequest.model_fields:
-        if not (key.isascii() and key.isidentifier() and len(key) <= 64):
-            raise Refused("the body has an unknown parameter: leave it out", code="unknown_parameter")
-        raise Refused(f"unknown parameter `{key}`: leave it out", param=key, code="unknown_parameter")
-
-
-def _neutral(key: str) -> Iterator[Any]:
-    for value in NEUTRAL[key]:
-        yield value
-        if isinstance(value, int) and not isinstance(value, bool):
-            yield float(value)
-
-
-def _refusal(error: ValidationError) -> Refused:
-    """One thing wrong, by its place. Keys and values of the client's are left out of the text.
-
-    Of the alternatives of a union, the one that fits furthest tells most, hence the deepest place.
-    """
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    first = max(found, key=lambda detail: len(_known(detail["loc"])))
-    place = _place(first["loc"])
-    top = str(first["loc"][0]) if first["loc"] else None
-    if top == "tool_choice":
-        return Refused(
-            "`tool_choice` is supported as `none` or `auto` only", param=top, code="unsupported_value"
+def check_sampling(request: SamplingFields) -> None:
+    """What no single field can say of any request. Raises `Refused`."""
+    if request.stream_options is not None and not request.stream:
+        raise Refused(
+            "`stream_options` needs `stream` to be true", param="stream_options", code="invalid_value"
         )
-    if top == "reasoning_effort":
-        return Refused(
-            "`reasoning_effort` must be `low`, `medium` or `high`", param=top, code="unsupported_value"
+    if isinstance(request.stop, list) and len(request.stop) > MAX_STOP_STRINGS:
+        raise Refused(f"`stop` takes at most {MAX_STOP_STRINGS} strings", param="stop", code="invalid_value")
+    if any(token >= VOCABULARY_SIZE for token, _ in request.biases):
+        raise Refused(
+            f"`logit_bias` takes token ids below {VOCABULARY_SIZE}", param="logit_bias", code="invalid_value"
         )
-    if first["type"] == "extra_forbidden":
-        return Refused(f"`{place}` has a key that this engine does not know: remove it", param=place)
-    if first["type"] == "missing":
-        return Refused(f"`{place}` is missing", param=place, code="missing_parameter")
-    if place.endswith(".strict"):
-        return Refused(
-            f"`{place}` is not supported: this engine does not enforce schemas; leave it out",
-            param=place,
-            code="unsupported_parameter",
-        )
-    if first["type"] == "literal_error" and place.endswith(".type"):
-        return Refused(f"`{place}` must be `{_only_type(place)}`", param=place, code="unsupported_value")
-    return Refused(f"`{place}` is wrong: {_reason(first)}", param=place, code="invalid_value")
-
-
-def _only_type(place: str) -> str:
-    return "text" if ".content" in place else "function"
-
-
-def _reason(detail: Any) -> str:
-    """Pydantic's own words for kinds of error whose words hold no input; a plain phrase for the others."""
-    safe = {"greater_than_equal", "less_than_equal", "less_than", "too_short", "string_pattern_mismatch"}
-    if detail["type"] in safe or detail["type"].endswith("_type"):
-        words = str(detail["msg"])
-        return words[0].lower() + words[1:]
-    return "not one of the values allowed here"
-
-
-def _place(loc: tuple[int | str, ...]) -> str:
-    """`messages[0].content`: indexes and names of ours only, never a key of the client's."""
-    steps = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in _known(loc))
-    return "".join(steps).removeprefix(".")
-
-
-def _known(loc: tuple[int | str, ...]) -> list[int | str]:
-    return [part for part in loc if isinstance(part, int) or part in FIELD_NAMES]
-
-
-def _field_names(*models: type[BaseModel]) -> frozenset[str]:
-    return frozenset(name for model in models for name in model.model_fields)
-
-
-FIELD_NAMES = _field_names(
-    ChatRequest,
-    InstructionMessage,
-    UserMessage,
-    AssistantMessage,
-    ToolMessage,
-    TextPart,
-    ToolCall,
-    FunctionCall,
-    ToolDefinition,
-    FunctionDefinition,
-    StreamOptions,
-)
+    if len({token for token, _ in request.biases}) < len(request.biases):
+        raise Refused("`logit_bias` names a token twice", param="logit_bias", code="invalid_value")
 
 
 def _check_together(request: ChatRequest) -> None:
-    """What no single field can say."""
+    """What no single field of a chat request can say."""
     both = (request.max_tokens, request.max_completion_tokens)
     if None not in both and both[0] != both[1]:
         raise Refused(
@@ -312,15 +296,22 @@ def _check_together(request: ChatRequest) -> None:
         raise Refused(
             "`top_logprobs` needs `logprobs` to be true", param="top_logprobs", code="invalid_value"
         )
-    if request.stream_options is not None and not request.stream:
-        raise Refused(
-            "`stream_options` needs `stream` to be true", param="stream_options", code="invalid_value"
-        )
-    if isinstance(request.stop, list) and len(request.stop) > MAX_STOP_STRINGS:
-        raise Refused(f"`stop` takes at most {MAX_STOP_STRINGS} strings", param="stop", code="invalid_value")
-    if request.tool_choice is not None and not request.tools:
+    names = {tool.function.name for tool in request.tools or []}
+    if len(names) < len(request.tools or []):
+        raise Refused("`tools` has two functions of one name", param="tools", code="invalid_value")
+    if request.tool_choice is not None and not names:
         raise Refused("`tool_choice` needs `tools`", param="tool_choice", code="invalid_value")
-    if request.parallel_tool_calls is not None and not request.tools:
+    if any(name in get_args(Mode) for name in names):
+        raise Refused(
+            "`tools` has a function whose name is a value of `tool_choice`: rename it",
+            param="tools",
+            code="invalid_value",
+        )
+    if isinstance(request.tool_choice, NamedToolChoice) and request.tool_choice.function.name not in names:
+        raise Refused(
+            "`tool_choice` names a function that is not in `tools`", param="tool_choice", code="invalid_value"
+        )
+    if request.parallel_tool_calls is not None and not names:
         raise Refused(
             "`parallel_tool_calls` needs `tools`", param="parallel_tool_calls", code="invalid_value"
         )

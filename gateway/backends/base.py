@@ -57,6 +57,14 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class Reported:
+    """What a backend says of its own load: how many answers it makes at once, how many requests wait."""
+
+    slots: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A complete answer: `body` is an OpenAI `chat.completion` object (`model` is the canonical name)."""
 
@@ -110,8 +118,11 @@ class Backend(Protocol):
         """Returns once the first chunk is there, so that every earlier failure can still be retried."""
         ...
 
-    async def probe(self) -> None:
-        """Raises a `BackendFault` when the backend cannot take requests; costs no tokens."""
+    async def probe(self) -> Reported | None:
+        """Raises a `BackendFault` when the backend cannot take requests; costs no tokens.
+
+        Returns its load, None if it says nothing of it.
+        """
         ...
 
 

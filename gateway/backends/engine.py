@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 import aiohttp
+import orjson
 
-from gateway.backends.base import Saturated
+from gateway.backends.base import NotReady, Reported, Saturated
 from gateway.backends.http import IDLE_TIMEOUT_S
 from gateway.backends.openai import OpenAIBackend
-from gateway.openai import AssistantMessage, ChatRequest, JsonSchemaFormat, NamedToolChoice, SystemMessage
+from gateway.openai import AssistantMessage, ChatRequest, SystemMessage
 from gateway.places import Place
 
 SALT_HEADER = "x-douane-cache-salt"
+LOGIT_BIAS_MAX: Final = 300
+VOCABULARY_SIZE: Final = 201_088
+TOKEN_ID: Final = re.compile(r"[0-9]{1,6}")
+TOOL_CHOICES: Final = frozenset({"none", "auto", "required"})
 
 
 def engine_backend(
@@ -39,9 +46,22 @@ def engine_backend(
         full=Saturated,
         refuses=engine_unsupported,
         extra_headers=lambda attempt: {SALT_HEADER: salt(attempt.permitted.facts.tenant)},
-        probe_path="/health",
+        probe_path="/load",
+        reports=engine_load,
         idle_timeout_s=idle_timeout_s,
     )
+
+
+def engine_load(body: bytes) -> Reported:
+    """What `/load` says. Raises `NotReady` for an engine that is going down, or that says something else."""
+    try:
+        load = orjson.loads(body)
+        slots, waiting, leaving = load["max_running"], load["waiting"], load["stopping"] or load["lost"]
+    except (ValueError, TypeError, KeyError):
+        raise NotReady("the engine's load cannot be read; is it of another version?") from None
+    if leaving or not (isinstance(slots, int) and isinstance(waiting, int)):
+        raise NotReady("the engine is going down")
+    return Reported(max(0, slots), max(0, waiting))
 
 
 def engine_unsupported(chat: ChatRequest) -> tuple[str, ...]:
@@ -50,21 +70,21 @@ def engine_unsupported(chat: ChatRequest) -> tuple[str, ...]:
 
 
 def engine_refusals(chat: ChatRequest) -> Iterator[str]:
-    if chat.frequency_penalty:
-        yield "frequency_penalty"
-    if chat.presence_penalty:
-        yield "presence_penalty"
-    if chat.logit_bias:
+    names = [tool.function.name for tool in chat.tools or ()]
+    if len(set(names)) < len(names) or not TOOL_CHOICES.isdisjoint(names):
+        yield "tools"
+    if chat.logit_bias and not biasable(chat.logit_bias):
         yield "logit_bias"
-    if isinstance(chat.response_format, JsonSchemaFormat) or (
-        chat.response_format is not None and chat.response_format.type != "text"
-    ):
-        yield "response_format"
-    if chat.tool_choice == "required" or isinstance(chat.tool_choice, NamedToolChoice):
-        yield "tool_choice"
-    for index, tool in enumerate(chat.tools or ()):
-        if tool.function.strict:
-            yield f"tools[{index}].function.strict"
     for position, message in enumerate(chat.messages):
         if isinstance(message, SystemMessage | AssistantMessage) and message.name is not None:
             yield f"messages[{position}].name"
+
+
+def biasable(logit_bias: Mapping[str, float]) -> bool:
+    """Whether each entry names another token of gpt-oss, with a bias within OpenAI's bounds."""
+    tokens = {int(token) for token in logit_bias if TOKEN_ID.fullmatch(token)}
+    return (
+        len(tokens) == len(logit_bias) <= LOGIT_BIAS_MAX
+        and max(tokens) < VOCABULARY_SIZE
+        and all(-100 <= bias <= 100 for bias in logit_bias.values())
+    )

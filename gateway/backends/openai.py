@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from gateway.backends import openai_wire
-from gateway.backends.base import Answer, AnswerStream, Broken, Throttled, TimedOut, Upstream
+from gateway.backends.base import Answer, AnswerStream, Broken, Reported, Throttled, TimedOut, Upstream
 from gateway.backends.http import (
     IDLE_TIMEOUT_S,
     call_bounds,
@@ -33,11 +33,16 @@ def nothing_unsupported(chat: ChatRequest) -> tuple[str, ...]:
     return ()
 
 
+def nothing_reported(body: bytes) -> Reported | None:
+    return None
+
+
 class OpenAIBackend:
     """A server that speaks OpenAI's chat API under `base_url` (without `/v1`).
 
     `secret` is sent as a bearer token; None sends none. `full` is the fault that HTTP 429 means here.
-    `refuses` names the parameters that this server cannot honour. `extra_headers` makes further headers of
+    `refuses` names the parameters that this server cannot honour, `reports` reads its load from
+    the answer to `probe_path`. `extra_headers` makes further headers of
     an attempt. Raises ValueError for plain http beyond loopback.
     """
 
@@ -52,6 +57,7 @@ class OpenAIBackend:
         refuses: Callable[[ChatRequest], tuple[str, ...]] = nothing_unsupported,
         extra_headers: Callable[[Attempt], Mapping[str, str]] | None = None,
         probe_path: str = "/v1/models",
+        reports: Callable[[bytes], Reported | None] = nothing_reported,
         emulated: bool = False,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
     ) -> None:
@@ -67,6 +73,7 @@ class OpenAIBackend:
         }
         self._full = full
         self._refuses = refuses
+        self._reports = reports
         self._extra_headers = extra_headers
         self._emulated = emulated
         self._idle_timeout_s = idle_timeout_s
@@ -111,7 +118,7 @@ class OpenAIBackend:
                 f"`{self._place.id}` sent nothing for {first_s:g} s", upstream=self._nobody
             ) from None
 
-    async def probe(self) -> None:
+    async def probe(self) -> Reported | None:
         bounds = call_bounds(PROBE_TIMEOUT_S)
         try:
             response = await self._http.get(
@@ -120,7 +127,9 @@ class OpenAIBackend:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise transport_fault(error, self._place.id, self._nobody) from None
         async with response:
-            await self._require_ok(response, self._upstream(response))
+            upstream = self._upstream(response)
+            await self._require_ok(response, upstream)
+            return self._reports(await self._read(response, upstream))
 
     async def _send(
         self, attempt: Attempt, body: bytes, request_id: str, bounds: aiohttp.ClientTimeout

@@ -23,13 +23,24 @@ COOLDOWN_MAX_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """A snapshot of one backend. Times are of the monotonic clock, in seconds."""
+    """A snapshot of one backend. Times are of the monotonic clock, in seconds.
+
+    `in_flight` counts this worker's requests. `slots` and `queued` are what the backend last said of itself:
+    how many answers it makes at once and how many requests of all workers wait; 0 where it says nothing.
+    """
 
     failures: int = 0
     open_until_s: float = 0.0
     cooldown_s: float = COOLDOWN_S
     trial_running: bool = False
     in_flight: int = 0
+    slots: int = 0
+    queued: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait there: as it said, or this worker's beyond what it makes at once."""
+        return max(self.queued, self.in_flight - self.slots)
 
     def accepts(self, now_s: float) -> bool:
         """Whether a request may be planned here: closed, or half-open with no trial under way."""
@@ -42,11 +53,10 @@ class BackendState:
 
     def started(self, now_s: float) -> BackendState:
         trial = self.trial_running or self.half_open(now_s)
-        return BackendState(self.failures, self.open_until_s, self.cooldown_s, trial, self.in_flight + 1)
+        return replace(self, trial_running=trial, in_flight=self.in_flight + 1)
 
     def finished(self) -> BackendState:
-        rest = max(0, self.in_flight - 1)
-        return BackendState(self.failures, self.open_until_s, self.cooldown_s, self.trial_running, rest)
+        return replace(self, in_flight=max(0, self.in_flight - 1))
 
     def succeeded(self) -> BackendState:
         return replace(self, failures=0, open_until_s=0.0, cooldown_s=COOLDOWN_S, trial_running=False)
@@ -99,6 +109,10 @@ class Health:
 
     def failed(self, place_id: str, now_s: float) -> None:
         self.states[place_id] = self.state(place_id).failed(now_s)
+
+    def reported(self, place_id: str, slots: int, queued: int) -> None:
+        """The backend told its load; zeros when it could not be asked."""
+        self.states[place_id] = replace(self.state(place_id), slots=slots, queued=queued)
 
     def neither(self, place_id: str) -> None:
         self.states[place_id] = self.state(place_id).neither()

@@ -49,7 +49,7 @@ def plan(
     `configured` are the places that this gateway has a backend for, `unable` those that cannot honour a
     parameter of this request. Tiers keep their order; within one, `affinity` (any stable text of the
     conversation) picks by weight, so that a conversation stays where its prefix cache is. A place with more
-    requests under way than its spill bound goes to the end. A place outside `permitted` cannot appear:
+    requests waiting than its spill bound goes to the end. A place outside `permitted` cannot appear:
     `Attempt` refuses to exist for it.
     """
     allowed = permitted.places[Action.INFER]
@@ -69,7 +69,7 @@ def plan(
                 skipped.append(Skipped(hop.place, "unsupported" if names else "not_loaded", names))
             elif not state.accepts(now_s):
                 skipped.append(Skipped(hop.place, "unavailable"))
-            elif hop.spill_when_waiting_over is not None and state.in_flight > hop.spill_when_waiting_over:
+            elif hop.spill_when_waiting_over is not None and state.waiting > hop.spill_when_waiting_over:
                 spilled.append(hop.place)
             else:
                 ordered.append(hop.place)

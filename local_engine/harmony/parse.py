@@ -7,7 +7,9 @@ What models emit beyond the format, and what is made of it:
 
 - a header in any order, with unknown words, or without a channel: `to=X` is the recipient wherever it
   stands; no channel means `final`, or `commentary` when there is a recipient;
-- a header that ends or runs on without `<|message|>`: its text is final content;
+- a header that ends or runs on without `<|message|>`: its text is content, final unless the header says
+  `analysis`, for reasoning is never shown as an answer;
+- tokens that stop within a header: what may be the beginning of one of its words is not shown;
 - `<|channel|>` or `<|start|>` inside content: the message ended there;
 - a message of another role than the assistant, or text between messages: the turn ends.
 """
@@ -31,11 +33,13 @@ from local_engine.harmony.tokens import (
     Tokenizer,
 )
 
-MAX_HEADER_TOKENS = 64
-"""A longer header is content whose `<|message|>` the model forgot; real ones take under ten tokens."""
+MAX_HEADER_TOKENS = 96
+"""A longer header is content whose `<|message|>` the model forgot. Real ones take about ten tokens, or eighty
+with the longest name that a function may have, were each of its 64 letters a token."""
 
 KNOWN_CHANNELS = ("analysis", "commentary", "final")
-OTHER_ROLES = ("system", "developer", "user", "tool", "functions.")
+OTHER_ROLES = ("system", "developer", "user", "tool", "functions.", "browser.", "python")
+HEADER_WORDS = (*KNOWN_CHANNELS, *OTHER_ROLES, "assistant", "json", "code", "to=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,35 +138,37 @@ class HarmonyParser:
         """The tokens have ended, perhaps in the middle. An incomplete last character is left out."""
         events: list[Event] = []
         if self._state is State.HEADER:
-            events = self._open_with(self._header_text())
+            text = self._header_text()
+            unfinished = any(word.startswith(text.strip()) for word in HEADER_WORDS)
+            if not (unfinished or text.strip().startswith("to=") or self._is_other_role()):
+                events = self._open_without_message(text)
         if self._state is State.CONTENT:
             events.append(MessageEnd(self._index, called=False))
         self._state = State.DONE
         return events
 
     def _in_header(self, token: int) -> list[Event]:
-        if token == MESSAGE:
-            if not self._role_known and self._is_other_role():
+        ends = token in STOP_TOKENS or token in (END, START)
+        self._header_tokens += 1
+        if ends or token == MESSAGE or self._header_tokens > MAX_HEADER_TOKENS:
+            if self._is_other_role():
                 self._state = State.DONE
                 return []
-            self._decoder.reset()
-            return self._open(self._read_header())
-        if token in STOP_TOKENS or token in (END, START):
-            events = self._open_with(self._header_text())
+            if token == MESSAGE:
+                self._decoder.reset()
+                return self._open(self._read_header())
+        if ends:
+            events = self._open_without_message(text) if (text := self._header_text()) else []
             if events:
                 events.append(MessageEnd(self._index, called=token == CALL))
             return events + self._after(token)
-        self._header_tokens += 1
         if token in (CHANNEL, CONSTRAIN):
             self._parts.append(_Part(token, bytearray()))
         elif token < FIRST_SPECIAL:
             self._parts[-1].data += self._tokenizer.token_bytes(token)
         if self._header_tokens <= MAX_HEADER_TOKENS:
             return []
-        if not self._role_known and self._is_other_role():
-            self._state = State.DONE
-            return []
-        return self._open_with(self._header_text(final=False))
+        return self._open_without_message(self._header_text(final=False))
 
     def _in_content(self, token: int) -> list[Event]:
         if token < FIRST_SPECIAL:
@@ -200,15 +206,17 @@ class HarmonyParser:
         self._header = header
         return [MessageStart(self._index, header)]
 
-    def _open_with(self, text: str) -> list[Event]:
-        """Makes the text of a header without `<|message|>` final content; nothing when there is none."""
-        return [*self._open(Header("final")), *self._text(text)] if text else []
+    def _open_without_message(self, text: str) -> list[Event]:
+        """Makes the text of a header that lacks its `<|message|>` content."""
+        channel = "analysis" if self._read_header().channel == "analysis" else "final"
+        return [*self._open(Header(channel)), *self._text(text)]
 
     def _text(self, text: str) -> list[Event]:
         return [TextDelta(self._index, text)] if text else []
 
     def _is_other_role(self) -> bool:
-        return self._parts[0].text.lstrip().startswith(OTHER_ROLES)
+        """Whether the message behind a `<|start|>` is not the assistant's."""
+        return not self._role_known and self._parts[0].text.lstrip().startswith(OTHER_ROLES)
 
     def _read_header(self) -> Header:
         channel = recipient = content_type = None
@@ -219,8 +227,8 @@ class HarmonyParser:
             if part.marker == CONSTRAIN:
                 content_type = next(iter(text.split()), None)
             elif part.marker == CHANNEL and channel is None:
-                word = re.match(r"\W*(\w*)", text)
-                channel = word[1] if word and word[1] in KNOWN_CHANNELS else None
+                word = re.match(rf"\W*({'|'.join(KNOWN_CHANNELS)})", text)
+                channel = word[1] if word else None
         if content_type is None and (words := self._parts[-1].text.split()) and words[-1] in ("json", "code"):
             content_type = words[-1]
         return Header(channel or ("final" if recipient is None else "commentary"), recipient, content_type)

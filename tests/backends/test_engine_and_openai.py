@@ -15,7 +15,9 @@ from gateway.backends.base import (
     BackendFault,
     Broken,
     Misconfigured,
+    NotReady,
     Refused,
+    Reported,
     Saturated,
     Throttled,
     TimedOut,
@@ -66,6 +68,24 @@ async def test_a_call_carries_secret_salt_and_request_id(http: aiohttp.ClientSes
     assert answer.upstream.host == upstream.url.removeprefix("http://")
     assert (answer.upstream.request_id, answer.upstream.emulated) == ("up-1", False)
     assert ChatCompletion.model_validate(answer.body).model == MODEL
+
+
+async def test_cached_tokens_arrive_from_the_engines_usage(http: aiohttp.ClientSession) -> None:
+    usage = {
+        "prompt_tokens": 300,
+        "completion_tokens": 3,
+        "total_tokens": 303,
+        "prompt_tokens_details": {"cached_tokens": 256},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    async with running(answering(200, completion({"content": "hi"}) | {"usage": usage})) as upstream:
+        answer = await engine(http, upstream.url).complete(attempt(ENGINE), chat(), "r1")
+    assert answer.usage == Usage(300, 3, reasoning_tokens=1, cached_tokens=256)
+    end = event(chunk({}, "stop")) + event(chunk(None, usage=usage)) + DONE
+    async with running(streaming(HELLO, end)) as upstream:
+        stream = await engine(http, upstream.url).stream(attempt(ENGINE), chat(), "r1")
+        chunks = [one async for batch in stream for one in batch]
+    assert chunks[-1].usage == Usage(300, 3, reasoning_tokens=1, cached_tokens=256)
 
 
 async def test_a_stream_comes_in_batches_and_always_asks_for_usage(http: aiohttp.ClientSession) -> None:
@@ -231,13 +251,27 @@ async def test_a_finished_stream_leaves_its_connection_for_the_next_call(http: a
     assert len(ports) == 1
 
 
-async def test_a_probe_asks_for_health_with_the_secret(http: aiohttp.ClientSession) -> None:
-    async with running(answering(200, {"status": "ok"})) as upstream:
+LOAD = {"running": 3, "waiting": 7, "max_running": 16, "max_waiting": 32, "stopping": False, "lost": False}
+
+
+async def test_a_probe_asks_for_the_load_with_the_secret(http: aiohttp.ClientSession) -> None:
+    async with running(answering(200, LOAD)) as upstream:
         backend = engine(http, upstream.url)
-        await backend.probe()
-    assert (upstream.paths, upstream.headers[0]["authorization"]) == (["/health"], "Bearer engine-secret")
+        assert await backend.probe() == Reported(slots=16, waiting=7)
+    assert (upstream.paths, upstream.headers[0]["authorization"]) == (["/load"], "Bearer engine-secret")
     with pytest.raises(Unreachable, match="`local-engine` cannot be reached"):
         await backend.probe()
+
+
+@pytest.mark.parametrize(
+    "said", [LOAD | {"stopping": True}, LOAD | {"lost": True}, {"status": "ok"}, [], LOAD | {"waiting": "7"}]
+)
+async def test_an_engine_that_goes_down_or_says_something_else_is_not_ready(
+    http: aiohttp.ClientSession, said: object
+) -> None:
+    async with running(answering(200, said)) as upstream:
+        with pytest.raises(NotReady):
+            await engine(http, upstream.url).probe()
 
 
 def test_what_cannot_be_safe_is_refused_at_construction(http: aiohttp.ClientSession) -> None:
@@ -252,22 +286,27 @@ REFUSED_BY_THE_ENGINE: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"stop": ["x"], "seed": 1, "logprobs": True, "top_logprobs": 3, "reasoning_effort": "high"}, ()),
     ({"frequency_penalty": 0, "presence_penalty": 0.0, "response_format": {"type": "text"}, "n": 1}, ()),
     ({"logit_bias": {}, "tool_choice": "none", "tools": [tool("f")], "parallel_tool_calls": False}, ()),
-    ({"frequency_penalty": 0.5, "presence_penalty": -1}, ("frequency_penalty", "presence_penalty")),
-    ({"logit_bias": {"5": 1.0}}, ("logit_bias",)),
-    ({"response_format": {"type": "json_object"}}, ("response_format",)),
+    ({"frequency_penalty": 0.5, "presence_penalty": -1, "logit_bias": {"5": 1.0, "201087": -100}}, ()),
+    ({"response_format": {"type": "json_object"}}, ()),
     (
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}},
-        ("response_format",),
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "description": "d", "schema": {}, "strict": True},
+            }
+        },
+        (),
     ),
-    ({"tools": [tool("f")], "tool_choice": "required"}, ("tool_choice",)),
-    (
-        {"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "f"}}},
-        ("tool_choice",),
-    ),
-    (
-        {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
-        ("tools[0].function.strict",),
-    ),
+    ({"tools": [tool("f")], "tool_choice": "required", "parallel_tool_calls": True}, ()),
+    ({"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "f"}}}, ()),
+    ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, ()),
+    ({"logit_bias": {"201088": 1.0}}, ("logit_bias",)),
+    ({"logit_bias": {"hello": 1.0}}, ("logit_bias",)),
+    ({"logit_bias": {"5": 1.0, "05": 1.0}}, ("logit_bias",)),
+    ({"logit_bias": {"5": 101.0}}, ("logit_bias",)),
+    ({"logit_bias": {str(token): 1.0 for token in range(301)}}, ("logit_bias",)),
+    ({"tools": [tool("f"), tool("f")]}, ("tools",)),
+    ({"tools": [tool("auto")]}, ("tools",)),
     ({"messages": [{"role": "user", "content": "x", "name": "bob"}]}, ()),
     (
         {"messages": [{"role": "system", "content": "x", "name": "s"}, {"role": "user", "content": "x"}]},

@@ -121,11 +121,12 @@ def test_a_parameter_that_cannot_be_honoured_is_refused_by_name(
 
 
 def test_a_parameter_that_no_permitted_place_honours_is_refused_by_name(caller: Caller) -> None:
-    """The engine alone may see a secret, and it has no penalties."""
-    said = caller.ask(labels="secret", frequency_penalty=1)
+    """The engine alone may see a secret, and harmony has no place for an author of instructions."""
+    named = {"role": "system", "content": "be brief", "name": "editor"}
+    said = caller.ask(labels="secret", messages=[named, {"role": "user", "content": "hello"}])
 
     assert (said.status, said.code) == (400, "unsupported_parameter")
-    assert "frequency_penalty" in said.error["message"]
+    assert "messages[0].name" in said.error["message"]
 
 
 @pytest.mark.parametrize(

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
 import trustme
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel
 
 from tests.local_engine.process import EngineProcess, running
 from tests.local_engine.scripted import SECRET
 
 FINAL = "<|channel|>final<|message|>"
+PLACES = 32
 SLOW = f"@0.05 {FINAL}" + " word" * 400 + "<|return|>"
 CANARY = "Xyzzy-canary"
 WEATHER: Any = {
@@ -32,9 +36,16 @@ WEATHER: Any = {
 }
 
 
+class Weather(BaseModel):
+    """What the structured answer must be."""
+
+    place: Literal["Bern", "Basel"]
+    degrees: Literal[-1, 0, 1]
+
+
 @pytest.fixture(scope="module")
 def scripted() -> Iterator[EngineProcess]:
-    """An engine that answers with what the user's message says."""
+    """An engine that answers with what the user's message says; it has `PLACES` places for choices."""
     with running(["tests.local_engine.scripted", "0"]) as engine:
         yield engine
 
@@ -71,7 +82,6 @@ def test_the_demo_answers_as_gpt_oss_20b_and_says_what_it_is(demo: Path) -> None
         with sdk(engine) as client:
             (model,) = client.models.list().data
             user: Any = {"role": "user", "content": "What are you?"}
-            greedy = client.chat.completions.create(model=model.id, messages=[user], temperature=0)
             stream = client.chat.completions.create(
                 model=model.id,
                 messages=[user],
@@ -83,14 +93,11 @@ def test_the_demo_answers_as_gpt_oss_20b_and_says_what_it_is(demo: Path) -> None
         status = engine.end()
 
     assert engine.announcement.startswith(
-        "local_engine: gpt-oss-20b (douane-demo-random) on http://127.0.0.1:"
+        f"local_engine: gpt-oss-20b ({model.owned_by}) on http://127.0.0.1:"
     )
-    assert (model.id, model.owned_by) == ("gpt-oss-20b", "douane-demo-random")
-    assert greedy.system_fingerprint == "douane-demo-random"
-    assert greedy.choices[0].message.content == (
-        "Hello! I am a demo with random weights, so my words mean nothing; everything around me is real."
-    )
-    assert greedy.choices[0].finish_reason == "stop"
+    assert "demo" in model.owned_by
+    assert plain.system_fingerprint == model.owned_by
+    assert plain.choices[0].finish_reason == "stop"
     assert streamed == plain.choices[0].message.content != ""
     assert (status, engine.printed) == (0, ["", ""])
 
@@ -141,69 +148,106 @@ def test_stop_cuts_the_stream_without_leaking(client: OpenAI) -> None:
     )
     chunks = [chunk.choices[0] for chunk in stream]
 
-    assert [chunk.delta.content for chunk in chunks] == ["", "one", " two", None]
-    assert chunks[-1].finish_reason == "stop"
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == "one two"
+    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["stop"]
+
+
+def test_structured_outputs_parse_into_the_callers_type(client: OpenAI) -> None:
+    answer = client.chat.completions.parse(
+        model="gpt-oss-20b",
+        messages=[{"role": "user", "content": f'{FINAL}{{"place":"Bern","degrees":1}}<|return|>'}],
+        response_format=Weather,
+    )
+    forced = client.chat.completions.parse(
+        model="gpt-oss-20b",
+        messages=[{"role": "user", "content": f"{FINAL}I would rather chat.<|return|>"}],
+        response_format=Weather,
+    )
+
+    assert answer.choices[0].message.parsed == Weather(place="Bern", degrees=1)
+    assert isinstance(forced.choices[0].message.parsed, Weather)
+
+
+def test_several_choices_stream_side_by_side(client: OpenAI) -> None:
+    script = f"{FINAL}one two<|return|>|||{FINAL}three<|return|>"
+    said = {0: "", 1: ""}
+    stream = client.chat.completions.create(
+        model="gpt-oss-20b", messages=[{"role": "user", "content": script}], n=2, stream=True
+    )
+    for chunk in stream:
+        said[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+
+    assert said == {0: "one two", 1: "three"}
+
+
+def test_completions_models_and_refusals_by_name(client: OpenAI) -> None:
+    completion = client.completions.create(model="gpt-oss-20b", prompt="one two<|return|>", max_tokens=8)
+    with pytest.raises(openai.BadRequestError) as refusal:
+        client.completions.create(model="gpt-oss-20b", prompt="x", suffix=CANARY)
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("another")
+
+    assert (completion.choices[0].text, completion.choices[0].finish_reason) == ("one two", "stop")
+    assert client.models.retrieve("gpt-oss-20b").owned_by == "scripted"
+    assert (refusal.value.param, refusal.value.code) == ("suffix", "unsupported_parameter")
+    assert CANARY not in str(refusal.value)
+
+
+async def test_as_many_at_once_as_there_are_places_each_get_their_own_answer(scripted: EngineProcess) -> None:
+    async with AsyncOpenAI(base_url=f"{scripted.url}/v1", api_key=SECRET, max_retries=0) as client:
+
+        async def ask(n: int) -> str:
+            message: Any = {"role": "user", "content": f"{FINAL}answer {n} of {PLACES}<|return|>"}
+            if n % 2:
+                answer = await client.chat.completions.create(model="gpt-oss-20b", messages=[message])
+                return answer.choices[0].message.content or ""
+            stream = await client.chat.completions.create(
+                model="gpt-oss-20b", messages=[message], stream=True
+            )
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+        answers = await asyncio.gather(*(ask(n) for n in range(PLACES)))
+
+    assert answers == [f"answer {n} of {PLACES}" for n in range(PLACES)]
+    until(lambda: load(scripted) == (0, 0))
 
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_client_that_goes_away_frees_the_engine(scripted: EngineProcess, streaming: bool) -> None:
-    body = {
-        "model": "gpt-oss-20b",
-        "messages": [{"role": "user", "content": SLOW}],
-        "stream": streaming,
-    }
+    with posted(scripted, SLOW, stream=streaming, n=4):
+        until(lambda: load(scripted) == (4, 0))
+
+    until(lambda: load(scripted) == (0, 0))
+
+
+@contextmanager
+def posted(engine: EngineProcess, script: str, **more: Any) -> Iterator[socket.socket]:
+    """A chat request on a connection of its own, of whose answer nothing is read."""
+    body = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": script}], **more}
     data = json.dumps(body).encode()
-    host, port = scripted.url.removeprefix("http://").split(":")
+    host, port = engine.url.removeprefix("http://").split(":")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: e\r\nauthorization: Bearer {SECRET}\r\n"
     with socket.create_connection((host, int(port))) as connection:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: e\r\nauthorization: Bearer {SECRET}\r\n"
         connection.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
-        until(lambda: load(scripted) == (1, 0))
+        yield connection
 
+
+def test_a_full_queue_refuses_with_retry_after_until_who_waits_goes_away(
+    scripted: EngineProcess, client: OpenAI
+) -> None:
+    with posted(scripted, SLOW, n=16):
+        until(lambda: load(scripted) == (8, 8))
+        with posted(scripted, SLOW, n=16):
+            until(lambda: load(scripted) == (8, 24))
+            with pytest.raises(openai.RateLimitError) as refusal:
+                client.chat.completions.create(
+                    model="gpt-oss-20b", messages=[{"role": "user", "content": SLOW}]
+                )
+        until(lambda: load(scripted) == (8, 8))
     until(lambda: load(scripted) == (0, 0))
-
-
-def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(scripted: EngineProcess) -> None:
-    with sdk(scripted) as client:
-        running_stream = client.chat.completions.create(
-            model="gpt-oss-20b", messages=[{"role": "user", "content": SLOW}], stream=True
-        )
-        next(iter(running_stream))
-        with pytest.raises(openai.APITimeoutError):
-            client.with_options(timeout=0.2).chat.completions.create(
-                model="gpt-oss-20b", messages=[{"role": "user", "content": SLOW}]
-            )
-        until(lambda: load(scripted) == (1, 0))
-        running_stream.close()
-    until(lambda: load(scripted) == (0, 0))
-
-
-def test_a_full_queue_is_a_rate_limit_error_with_retry_after(scripted: EngineProcess, client: OpenAI) -> None:
-    running_stream = client.chat.completions.create(
-        model="gpt-oss-20b", messages=[{"role": "user", "content": SLOW}], stream=True
-    )
-    next(iter(running_stream))
-    with pytest.raises(openai.RateLimitError) as refusal:
-        fill_and_ask(scripted, client)
-    running_stream.close()
 
     assert refusal.value.code == "engine_busy"
     assert int(refusal.value.response.headers["retry-after"]) >= 1
-    until(lambda: load(scripted) == (0, 0))
-
-
-def fill_and_ask(scripted: EngineProcess, client: OpenAI) -> None:
-    """Fills the queue of two with raw connections, then asks once more."""
-    data = json.dumps({"model": "gpt-oss-20b", "messages": [{"role": "user", "content": SLOW}]}).encode()
-    host, port = scripted.url.removeprefix("http://").split(":")
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: e\r\nauthorization: Bearer {SECRET}\r\n"
-    with (
-        socket.create_connection((host, int(port))) as one,
-        socket.create_connection((host, int(port))) as two,
-    ):
-        for connection in (one, two):
-            connection.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
-        until(lambda: load(scripted) == (1, 2))
-        client.chat.completions.create(model="gpt-oss-20b", messages=[{"role": "user", "content": SLOW}])
 
 
 def test_without_the_secret_the_sdk_gets_nothing(scripted: EngineProcess) -> None:
@@ -222,26 +266,64 @@ def test_an_overflowing_prompt_is_a_bad_request_by_code(client: OpenAI) -> None:
     assert refusal.value.code == "context_length_exceeded"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_streams_with_an_error_event_and_the_process_at_once(number: signal.Signals) -> None:
-    with running(["tests.local_engine.scripted", "0"]) as engine:
-        message = {"role": "user", "content": SLOW.replace(" word", f" {CANARY}", 1)}
-        body = {"model": "gpt-oss-20b", "messages": [message], "stream": True}
-        headers = {"authorization": f"Bearer {SECRET}"}
-        with httpx.stream(
-            "POST", f"{engine.url}/v1/chat/completions", json=body, headers=headers
-        ) as response:
-            lines = response.iter_lines()
-            assert next(lines).startswith("data: ")
-            engine.process.send_signal(number)
-            rest = [line for line in lines if line]
-        status = engine.process.wait(timeout=30)
+def test_sigterm_drains_and_a_second_one_ends_at_once() -> None:
+    short, long = f"@0.02 {FINAL}" + " word" * 30 + "<|return|>", SLOW.replace(" word", f" {CANARY}", 1)
+    with running(["tests.local_engine.scripted", "0", "600"]) as engine, streamed(engine, long) as slow:
+        with streamed(engine, short) as quick:
+            engine.process.send_signal(signal.SIGTERM)
+            until(lambda: httpx.get(f"{engine.url}/health").status_code == 503)
+            health = httpx.get(f"{engine.url}/health").json()
+            with sdk(engine) as client, pytest.raises(openai.InternalServerError) as refusal:
+                client.completions.create(model="gpt-oss-20b", prompt="x")
+            finished = list(quick)
+        engine.process.send_signal(signal.SIGTERM)
+        cut = list(slow)
         out, err = engine.process.communicate(timeout=30)
 
-    error = json.loads(rest[-1].removeprefix("data: "))["error"]
-    assert error["code"] == "engine_stopping"
-    assert "[DONE]" not in "".join(rest)
-    assert (status, out, err) == (0, "", "")
+    assert health == {"status": "stopping"}
+    assert (refusal.value.status_code, refusal.value.code) == (503, "engine_stopping")
+    assert int(refusal.value.response.headers["retry-after"]) >= 1
+    assert finished[-1] == "data: [DONE]"
+    assert json.loads(cut[-1].removeprefix("data: "))["error"]["code"] == "engine_stopping"
+    assert "[DONE]" not in "".join(cut)
+    assert (engine.process.returncode, out, err) == (0, "", "")
+
+
+def test_what_has_not_ended_within_the_grace_time_ends_with_an_error_event() -> None:
+    with running(["tests.local_engine.scripted", "0", "0.2"]) as engine:
+        with streamed(engine, SLOW) as lines:
+            engine.process.send_signal(signal.SIGINT)
+            rest = list(lines)
+        out, err = engine.process.communicate(timeout=30)
+
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_stopping"
+    assert (engine.process.returncode, out, err) == (0, "", "")
+
+
+@contextmanager
+def streamed(engine: EngineProcess, script: str) -> Iterator[Iterator[str]]:
+    """The lines of a streamed answer behind the first event, which has been read."""
+    body = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": script}], "stream": True}
+    headers = {"authorization": f"Bearer {SECRET}"}
+    url = f"{engine.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: ")
+        yield (line for line in lines if line)
+
+
+def test_a_lost_device_ends_the_process_with_a_status_of_its_own() -> None:
+    with running(["tests.local_engine.scripted", "0"]) as engine:
+        with sdk(engine) as client, pytest.raises(openai.InternalServerError) as fault:
+            client.chat.completions.create(
+                model="gpt-oss-20b", messages=[{"role": "user", "content": f"!lost {CANARY}"}]
+            )
+        out, err = engine.process.communicate(timeout=30)
+
+    assert fault.value.status_code == 503
+    assert (engine.process.returncode, out) == (4, "")
+    assert err.endswith("error: the device is lost; start the engine anew\n")
+    assert CANARY not in err
 
 
 def test_tls_is_served_with_the_given_certificate(demo: Path, tmp_path: Path) -> None:

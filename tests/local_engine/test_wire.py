@@ -10,11 +10,42 @@ import pytest
 from openai.resources.chat.completions import Completions
 
 from local_engine.errors import Refused
-from local_engine.wire import NEUTRAL, AssistantMessage, ChatRequest, parse_chat_request
+from local_engine.wire import (
+    NEUTRAL,
+    AssistantMessage,
+    ChatRequest,
+    FunctionDefinition,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    NamedFunction,
+    NamedToolChoice,
+    TextFormat,
+    ToolDefinition,
+    parse_chat_request,
+)
 
 MINIMAL: dict[str, Any] = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": "hi"}]}
 TOOL = {"type": "function", "function": {"name": "f"}}
+STRICT_TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object"}, "strict": True},
+}
 CANARY = "Xyzzy-canary"
+WRONG_CHOICE = (
+    "`tool_choice` must be `none`, `auto`, `required` or one function by name",
+    "tool_choice",
+    "unsupported_value",
+)
+WRONG_FORMAT = (
+    "`response_format` must be of type `text`, `json_object` or `json_schema`",
+    "response_format",
+    "unsupported_value",
+)
+BAD_BIAS_KEY = (
+    "`logit_bias` is wrong: string should match pattern '^[0-9]{1,6}$'",
+    "logit_bias",
+    "invalid_value",
+)
 
 
 def parse(**changes: Any) -> ChatRequest:
@@ -39,11 +70,6 @@ def test_every_parameter_the_sdk_knows_is_known_here() -> None:
 
 
 REFUSED_VALUES: dict[str, Any] = {
-    "n": 2,
-    "frequency_penalty": 0.1,
-    "presence_penalty": -1,
-    "logit_bias": {"5": 1},
-    "response_format": {"type": "json_object"},
     "store": True,
     "metadata": {"a": "b"},
     "modalities": ["text", "audio"],
@@ -75,17 +101,24 @@ def test_what_is_not_implemented_is_refused_by_name_and_accepted_where_it_change
     )
 
 
-@pytest.mark.parametrize("n", [True, "1", 1.5])
-def test_a_value_that_only_resembles_the_neutral_one_is_refused(n: object) -> None:
-    assert refused(n=n)[2] == "unsupported_parameter"
+@pytest.mark.parametrize("store", [0, "false", {}])
+def test_a_value_that_only_resembles_the_neutral_one_is_refused(store: object) -> None:
+    assert refused(store=store)[2] == "unsupported_parameter"
 
 
 def test_everything_honoured_is_read() -> None:
     request = parse(
+        n=16,
         max_completion_tokens=5,
         max_tokens=5,
         temperature=0,
         top_p=1,
+        top_k=-1,
+        min_p=0.1,
+        presence_penalty=-2,
+        frequency_penalty=2,
+        repetition_penalty=1.1,
+        logit_bias={"5": 1, "201087": -100},
         seed=-3,
         stop=["a", ""],
         logprobs=True,
@@ -93,24 +126,46 @@ def test_everything_honoured_is_read() -> None:
         reasoning_effort="high",
         stream=True,
         stream_options={"include_usage": True, "include_obfuscation": False},
-        tools=[TOOL],
-        tool_choice="auto",
+        tools=[STRICT_TOOL],
+        tool_choice={"type": "function", "function": {"name": "f"}},
         parallel_tool_calls=False,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "n", "description": "d", "schema": {"type": "object"}, "strict": False},
+        },
     )
 
-    assert request.stop_strings == ("a",)
-    assert request.tools is not None
-    assert request.tools[0].function.name == "f"
-    assert request.stream_options is not None
-    assert request.stream_options.include_usage
+    assert (request.choices, request.stop_strings, request.wants_usage) == (16, ("a",), True)
+    assert (request.top_k, request.min_p, request.repetition_penalty) == (-1, 0.1, 1.1)
+    assert (request.presence_penalty, request.frequency_penalty) == (-2, 2)
+    assert request.biases == ((5, 1.0), (201087, -100.0))
+    assert request.tools == [
+        ToolDefinition(
+            type="function", function=FunctionDefinition(name="f", parameters={"type": "object"}, strict=True)
+        )
+    ]
+    assert request.tool_choice == NamedToolChoice(type="function", function=NamedFunction(name="f"))
+    assert isinstance(request.response_format, JsonSchemaFormat)
+    assert request.response_format.json_schema.schema_ == {"type": "object"}
+    assert isinstance(parse(response_format={"type": "json_object"}).response_format, JsonObjectFormat)
+    assert isinstance(parse(response_format={"type": "text"}).response_format, TextFormat)
+    assert parse(tools=[TOOL], tool_choice="required").tool_choice == "required"
     assert parse(stop="x").stop_strings == ("x",)
-    assert parse().stop_strings == ()
+    assert (parse().stop_strings, parse().choices, parse().biases, parse().wants_usage) == ((), 1, (), False)
+
+
+def schema(depth: int) -> dict[str, Any]:
+    """A response format whose schema nests so deep."""
+    nested: dict[str, Any] = {}
+    for _ in range(depth):
+        nested = {"items": nested}
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": nested}}
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"top_k": 5}, ("unknown parameter `top_k`: leave it out", "top_k", "unknown_parameter")),
+        ({"top_a": 5}, ("unknown parameter `top_a`: leave it out", "top_a", "unknown_parameter")),
         (
             {f"{CANARY} \n": 5},
             ("the body has an unknown parameter: leave it out", None, "unknown_parameter"),
@@ -206,13 +261,102 @@ def test_everything_honoured_is_read() -> None:
             ("`stream_options` needs `stream` to be true", "stream_options", "invalid_value"),
         ),
         ({"stop": ["a"] * 5}, ("`stop` takes at most 4 strings", "stop", "invalid_value")),
-        (
-            {"tools": [TOOL], "tool_choice": "required"},
-            ("`tool_choice` is supported as `none` or `auto` only", "tool_choice", "unsupported_value"),
-        ),
+        ({"tools": [TOOL], "tool_choice": CANARY}, WRONG_CHOICE),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {CANARY: 1}}}, WRONG_CHOICE),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": CANARY}}},
-            ("`tool_choice` is supported as `none` or `auto` only", "tool_choice", "unsupported_value"),
+            ("`tool_choice` names a function that is not in `tools`", "tool_choice", "invalid_value"),
+        ),
+        (
+            {"tools": [TOOL, TOOL]},
+            ("`tools` has two functions of one name", "tools", "invalid_value"),
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "auto"}}]},
+            (
+                "`tools` has a function whose name is a value of `tool_choice`: rename it",
+                "tools",
+                "invalid_value",
+            ),
+        ),
+        ({"n": 17}, ("`n` is wrong: input should be less than or equal to 16", "n", "invalid_value")),
+        ({"n": 1.5}, ("`n` is wrong: input should be a valid integer", "n", "invalid_value")),
+        (
+            {"presence_penalty": 2.1},
+            (
+                "`presence_penalty` is wrong: input should be less than or equal to 2",
+                "presence_penalty",
+                "invalid_value",
+            ),
+        ),
+        (
+            {"repetition_penalty": 0},
+            (
+                "`repetition_penalty` is wrong: input should be greater than 0",
+                "repetition_penalty",
+                "invalid_value",
+            ),
+        ),
+        ({"logit_bias": {CANARY: 1}}, BAD_BIAS_KEY),
+        ({"logit_bias": {"-1": 1}}, BAD_BIAS_KEY),
+        (
+            {"logit_bias": {"201088": 1}},
+            ("`logit_bias` takes token ids below 201088", "logit_bias", "invalid_value"),
+        ),
+        (
+            {"logit_bias": {"5": 1, "05": 1}},
+            ("`logit_bias` names a token twice", "logit_bias", "invalid_value"),
+        ),
+        (
+            {"logit_bias": {"5": -101}},
+            (
+                "`logit_bias` is wrong: input should be greater than or equal to -100",
+                "logit_bias",
+                "invalid_value",
+            ),
+        ),
+        (
+            {"logit_bias": {str(n): 1 for n in range(301)}},
+            (
+                "`logit_bias` is wrong: dictionary should have at most 300 items after validation, not more",
+                "logit_bias",
+                "invalid_value",
+            ),
+        ),
+        ({"response_format": CANARY}, WRONG_FORMAT),
+        ({"response_format": {"type": CANARY}}, WRONG_FORMAT),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": CANARY + " !"}}},
+            (
+                "`response_format.json_schema.name` is wrong: string should match pattern "
+                "'^[A-Za-z0-9_-]{1,64}$'",
+                "response_format.json_schema.name",
+                "invalid_value",
+            ),
+        ),
+        (
+            {"response_format": {"type": "json_object", CANARY: 1}},
+            (
+                "`response_format` has a key that this engine does not know: remove it",
+                "response_format",
+                "invalid_request",
+            ),
+        ),
+        (
+            {"response_format": schema(70)},
+            (
+                "`response_format` nests deeper than 64 levels: flatten it",
+                "response_format",
+                "invalid_value",
+            ),
+        ),
+        (
+            {"messages": [{"role": "system", "content": "x", "name": CANARY}]},
+            (
+                "`messages[0].name` is not supported there: remove it",
+                "messages[0].name",
+                "unsupported_parameter",
+            ),
         ),
         ({"tool_choice": "auto"}, ("`tool_choice` needs `tools`", "tool_choice", "invalid_value")),
         (
@@ -222,15 +366,6 @@ def test_everything_honoured_is_read() -> None:
         (
             {"tools": [{"type": "custom", "custom": {"name": CANARY}}]},
             ("`tools[0].type` must be `function`", "tools[0].type", "unsupported_value"),
-        ),
-        (
-            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
-            (
-                "`tools[0].function.strict` is not supported: this engine does not enforce "
-                "schemas; leave it out",
-                "tools[0].function.strict",
-                "unsupported_parameter",
-            ),
         ),
         (
             {"tools": [{"type": "function", "function": {"name": f"{CANARY} !"}}]},

@@ -117,3 +117,22 @@ def test_whatever_happens_one_trial_runs_at_a_time_and_time_brings_the_place_bac
 
 def test_a_place_that_nobody_has_tried_is_taken_for_well() -> None:
     assert Health().state("never tried") == CLOSED
+
+
+def test_what_waits_is_what_the_backend_says_or_what_is_beyond_its_slots() -> None:
+    health = Health()
+    for _ in range(5):
+        health.started("a", NOW_S)
+    assert health.state("a").waiting == 5  # nothing is known of it: it may make one answer at a time
+
+    health.reported("a", slots=4, queued=0)
+    assert health.state("a").waiting == 1
+    health.reported("a", slots=16, queued=7)  # those of other workers
+    assert health.state("a").waiting == 7
+
+    health.finished("a")
+    health.failed("a", NOW_S)
+    health.succeeded("a")
+    assert (health.state("a").slots, health.state("a").queued, health.state("a").in_flight) == (16, 7, 4)
+    health.reported("a", 0, 0)
+    assert health.state("a").waiting == 4

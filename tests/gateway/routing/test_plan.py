@@ -40,6 +40,8 @@ STATES = st.dictionaries(
         open_until_s=st.sampled_from([0.0, NOW_S, NOW_S + 5]),
         trial_running=st.booleans(),
         in_flight=st.integers(0, 10),
+        slots=st.integers(0, 6),
+        queued=st.integers(0, 6),
     ),
 )
 
@@ -117,7 +119,7 @@ def test_tiers_keep_their_order_and_full_places_come_last(
 
     def full(place: str) -> bool:
         bound = bounds[place]
-        return bound is not None and states.get(place, BackendState()).in_flight > bound
+        return bound is not None and states.get(place, BackendState()).waiting > bound
 
     order = places(planned(PUBLIC, states=states, affinity=affinity, route=route))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai_harmony import HarmonyEncoding, Role
+from openai_harmony import Author, HarmonyEncoding, Role, StreamableParser
+from openai_harmony import Message as LibraryMessage
 
 from local_engine.harmony.parse import (
     MAX_HEADER_TOKENS,
@@ -19,8 +19,9 @@ from local_engine.harmony.parse import (
     MessageStart,
     TextDelta,
 )
-from local_engine.harmony.tokens import NAMES, STOP_TOKENS
+from local_engine.harmony.tokens import CHANNEL, FIRST_SPECIAL, NAMES, STOP_TOKENS, VOCABULARY_SIZE
 from local_engine.vocabulary import Vocabulary
+from tests.local_engine.scripted import encode
 
 SPECIALS = {name: token for token, name in NAMES.items()}
 
@@ -36,21 +37,12 @@ class Read:
     called: bool = False
 
 
-def encode(text: str, vocabulary: Vocabulary) -> list[int]:
-    """Tokens of text in which special tokens are spelled out."""
-    parts = re.split(r"(<\|\w+\|>)", text)
-    return [
-        token
-        for part in parts
-        for token in ([SPECIALS[part]] if part in SPECIALS else vocabulary.encode(part))
-    ]
-
-
 def read(tokens: list[int], vocabulary: Vocabulary) -> list[Read]:
     """Feeds the tokens and folds the events into messages, checking their order on the way."""
     parser = HarmonyParser(vocabulary)
     events: list[Event] = [event for token in tokens for event in parser.push(token)]
     events += parser.finish()
+    assert parser.finish() == []
     messages: list[tuple[Header, list[str], list[bool]]] = []
     for event in events:
         match event:
@@ -128,6 +120,70 @@ CASES = {
     "a header that ends with nothing to say": ("<|channel|>final<|return|>", []),
     "text without any header": ("just text<|return|>", [Read("final", "just text")]),
     "text that stops short": ("just text", [Read("final", "just text")]),
+    "reasoning without its message": (
+        "<|channel|>analysis We think<|end|><|start|>assistant<|channel|>final<|message|>hi<|return|>",
+        [Read("analysis", " We think"), Read("final", "hi")],
+    ),
+    "reasoning without its message that stops short": (
+        "<|channel|>analysis We think",
+        [Read("analysis", " We think")],
+    ),
+    "a call without its message": (
+        '<|channel|>commentary to=functions.f <|constrain|>json{"x":1}<|call|>',
+        [Read("final", ' {"x":1}', called=True)],
+    ),
+    "a start without its role": (
+        "<|channel|>analysis<|message|>hm<|end|><|start|><|channel|>final<|message|>hi<|return|>",
+        [Read("analysis", "hm"), Read("final", "hi")],
+    ),
+    "a channel that runs into the recipient": (
+        "<|channel|>commentaryto=functions.f<|message|>{}<|call|>",
+        [Read("commentary", "{}", "functions.f", None, called=True)],
+    ),
+    "a channel that runs into a word": (
+        "<|channel|>analysiscode<|message|>hm<|end|>",
+        [Read("analysis", "hm")],
+    ),
+    "the plain word for the format on the final channel": (
+        "<|channel|>final json<|message|>{}<|return|>",
+        [Read("final", "{}", None, "json")],
+    ),
+    "a format with a blank before it": (
+        "<|channel|>commentary to=functions.f <|constrain|> json<|message|>{}<|call|>",
+        [CALL],
+    ),
+    "commentary to nobody that ends the turn": (
+        "<|channel|>commentary<|message|>hi<|return|>",
+        [Read("commentary", "hi")],
+    ),
+    "a recipient on the final channel": (
+        "<|channel|>final to=functions.f<|message|>hi<|call|>",
+        [Read("final", "hi", "functions.f", None, called=True)],
+    ),
+    "no recipient in a word": (
+        "<|channel|>final<|message|>to=functions.f<|return|>",
+        [Read("final", "to=functions.f")],
+    ),
+    "several calls": (
+        "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|end|>"
+        "<|start|>assistant<|channel|>commentary to=functions.g <|constrain|>json<|message|>{}<|call|>",
+        [
+            Read("commentary", "{}", "functions.f", "json"),
+            Read("commentary", "{}", "functions.g", "json", called=True),
+        ],
+    ),
+    "only a start": ("<|start|>", []),
+    "only ends": ("<|end|><|end|>", []),
+    "nothing": ("", []),
+    "another role and nothing more": (
+        "<|channel|>final<|message|>hi<|end|><|start|>user<|end|>",
+        [Read("final", "hi")],
+    ),
+    "another role cut off": ("<|channel|>final<|message|>hi<|end|><|start|>user", [Read("final", "hi")]),
+    "the model plays a built-in tool": (
+        "<|channel|>final<|message|>hi<|end|><|start|>browser.search to=assistant<|message|>no<|end|>",
+        [Read("final", "hi")],
+    ),
     "a channel inside content ends the message": (
         "<|channel|>analysis<|message|>hm<|channel|>final<|message|>hi<|return|>",
         [Read("analysis", "hm"), Read("final", "hi")],
@@ -139,6 +195,14 @@ CASES = {
     "a message without start": (
         "<|channel|>analysis<|message|>hm<|end|><|channel|>final<|message|>hi<|return|>",
         [Read("analysis", "hm"), Read("final", "hi")],
+    ),
+    "commentary behind a call, where a start is due": (
+        "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>commentary to=f",
+        [CALL],
+    ),
+    "commentary behind an end, where a start is due": (
+        "<|channel|>analysis<|message|>hm<|end|>commentary to=functions.f<|message|>{}<|call|>",
+        [Read("analysis", "hm")],
     ),
     "junk after an end ends the turn": (
         "<|channel|>final<|message|>hi<|end|>commentary<|message|>no<|return|>",
@@ -225,42 +289,98 @@ def test_an_incomplete_character_is_replaced_at_an_end_and_left_out_at_a_cut(voc
     assert read(half, vocabulary) == [Read("final", "a")]
 
 
-WELL_FORMED = st.lists(
-    st.tuples(
-        st.sampled_from(
-            [
-                "<|channel|>analysis",
-                "<|channel|>final",
-                "<|channel|>commentary",
-                "<|channel|>commentary to=functions.f <|constrain|>json",
-                " to=functions.f<|channel|>commentary <|constrain|>json",
-                "<|channel|>analysis to=python code",
-            ]
-        ),
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda text: "<|" not in text),
-    ),
-    min_size=1,
-    max_size=4,
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
+    ["<|end|>", "😀👩‍👩‍👧é漢字", " to=functions.f", '{"x":1}']
 )
-
-
-@settings(max_examples=150, deadline=None)
-@given(turn=WELL_FORMED)
-def test_well_formed_turns_are_read_as_the_library_reads_them(
-    library: HarmonyEncoding, vocabulary: Vocabulary, turn: list[tuple[str, str]]
-) -> None:
-    tokens = encode("<|start|>assistant".join(f"{h}<|message|>{t}<|end|>" for h, t in turn), vocabulary)
-    theirs = [
-        Read(
-            str(message.channel),
-            message.content[0].text,
-            message.recipient,
-            (message.content_type or "").removeprefix("<|constrain|>") or None,
-        )
-        for message in library.parse_messages_from_completion_tokens(tokens, Role.ASSISTANT)
+HEADERS = st.sampled_from(
+    [
+        ("analysis", None, None),
+        ("final", None, None),
+        ("commentary", None, None),
+        ("commentary", "functions.f", "<|constrain|>json"),
+        ("commentary", "functions.get_weather-2", "<|constrain|>json"),
+        ("analysis", "python", "code"),
     ]
+)
+TURNS = st.lists(st.tuples(HEADERS, TEXT, st.booleans(), st.booleans()), min_size=1, max_size=4)
+Turn = list[tuple[tuple[str, str | None, str | None], str, bool, bool]]
 
-    assert read(tokens, vocabulary) == theirs
+
+def in_bytes(tokens: list[int], vocabulary: Vocabulary) -> list[int]:
+    """The same text in tokens of one byte each, as a model may well sample it."""
+    singles = {vocabulary.token_bytes(token): token for token in range(256)}
+    return [singles[bytes([byte])] for token in tokens for byte in vocabulary.token_bytes(token)]
+
+
+def sampled(turn: Turn, library: HarmonyEncoding, vocabulary: Vocabulary) -> list[int]:
+    """The turn as the library renders it, behind `<|start|>assistant`, ended by its last message only.
+
+    Of each message the flags say whether its recipient stands behind the channel, as models write it, and
+    whether its text comes byte by byte.
+    """
+    tokens: list[int] = []
+    for (channel, recipient, kind), text, behind, bytewise in turn:
+        message = LibraryMessage.from_author_and_content(Author(role=Role.ASSISTANT), text).with_channel(
+            channel
+        )
+        message = message if recipient is None else message.with_recipient(recipient)
+        message = message if kind is None else message.with_content_type(kind)
+        rendered = list(library.render(message))
+        if recipient is not None and behind:
+            to, at = vocabulary.encode(f" to={recipient}"), rendered.index(CHANNEL)
+            word = at + 1 + len(vocabulary.encode(channel))
+            assert rendered[at - len(to) : at] == to
+            rendered[at - len(to) : word] = [*rendered[at:word], *to]
+        content = rendered.index(SPECIALS["<|message|>"]) + 1
+        if bytewise:
+            rendered[content:-1] = in_bytes(rendered[content:-1], vocabulary)
+        tokens += [*rendered[:-1], SPECIALS["<|end|>"]]
+    tokens[-1] = SPECIALS["<|return|>" if turn[-1][0][1] is None else "<|call|>"]
+    return tokens[2:]
+
+
+@settings(max_examples=200, deadline=None)
+@given(turn=TURNS)
+def test_each_token_of_a_well_formed_turn_is_read_as_the_library_reads_it(
+    library: HarmonyEncoding, vocabulary: Vocabulary, turn: Turn
+) -> None:
+    theirs, ours = StreamableParser(library, Role.ASSISTANT), HarmonyParser(vocabulary)
+    messages = 0
+    for token in sampled(turn, library, vocabulary):
+        events = ours.push(token)
+        theirs.process(token)
+
+        delta = theirs.last_content_delta
+        assert [e.text for e in events if isinstance(e, TextDelta)] == ([delta] if delta else [])
+        header = None
+        if theirs.state_data["state"] == "Content":
+            kind = (theirs.current_content_type or "").removeprefix("<|constrain|>")
+            header = Header(str(theirs.current_channel), theirs.current_recipient, kind or None)
+        assert ours.header == header
+        messages += sum(isinstance(event, MessageEnd) for event in events)
+        assert messages == len(theirs.messages)
+    assert messages == len(turn)
+    assert ours.done
+
+
+@settings(max_examples=200, deadline=None)
+@given(turn=TURNS, data=st.data())
+def test_a_turn_cut_anywhere_is_what_was_whole_of_it(
+    library: HarmonyEncoding, vocabulary: Vocabulary, turn: Turn, data: st.DataObject
+) -> None:
+    tokens = sampled(turn, library, vocabulary)
+    cut = data.draw(st.integers(0, len(tokens)))
+    whole, part = read(tokens, vocabulary), read(tokens[:cut], vocabulary)
+
+    assert len(part) <= len(whole)
+    assert part[:-1] == whole[: len(part[:-1])]
+    for short, full in zip(part[-1:], whole[len(part) - 1 :], strict=False):
+        assert (short.channel, short.recipient, short.content_type) == (
+            full.channel,
+            full.recipient,
+            full.content_type,
+        )
+        assert full.text.startswith(short.text)
 
 
 CONTENT_TOKENS = st.lists(st.integers(0, 255) | st.integers(0, 199_997), max_size=12)
@@ -279,40 +399,127 @@ def test_any_bytes_are_decoded_as_the_library_decodes_them(
 
 PIECES = st.sampled_from(
     [
-        *SPECIALS,
-        "assistant",
-        "user",
-        " to=functions.f",
-        " to=",
-        "analysis",
-        "final",
-        "json",
-        " hi",
-        "\n",
-        "😀",
-        "to=x y",
+        *[*SPECIALS, "<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>analysis<|message|>"],
+        *["assistant", "user", " to=functions.f", " to=", "to=x y", "analysis", "final", "comment", "json"],
+        *[" hi", "\n", " ", "😀", "––", "??"],
     ]
-) | st.text(max_size=6).filter(lambda text: "<|" not in text)
+) | st.text(max_size=6).filter(lambda text: "<|" not in text and text.isprintable())
+NOISE = st.one_of(
+    st.integers(0, 255),
+    st.integers(0, FIRST_SPECIAL - 1),
+    st.integers(FIRST_SPECIAL, VOCABULARY_SIZE - 1),
+    st.sampled_from(sorted(NAMES)),
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, tokens: list[int]) -> list[int]:
+    """The tokens with some deleted, inserted, swapped, repeated or replaced."""
+    tokens = list(tokens)
+    for _ in range(draw(st.integers(1, 6))):
+        at, to = draw(st.integers(0, len(tokens))), draw(st.integers(0, len(tokens)))
+        match draw(st.sampled_from(["delete", "insert", "swap", "repeat", "replace"])):
+            case "delete":
+                del tokens[at : at + 1]
+            case "insert":
+                tokens.insert(at, draw(NOISE))
+            case "swap" if at < len(tokens) and to < len(tokens):
+                tokens[at], tokens[to] = tokens[to], tokens[at]
+            case "repeat":
+                tokens[at:at] = tokens[min(at, to) : max(at, to)][:50]
+            case _:
+                tokens[at : at + 1] = [draw(NOISE)]
+    return tokens
+
+
+def check_sane(tokens: list[int], vocabulary: Vocabulary) -> None:
+    """What holds whatever the model emits; `read` checks the order of the events."""
+    messages = read(tokens, vocabulary)
+    spoken = iter(b"".join(vocabulary.token_bytes(token) for token in tokens if token < FIRST_SPECIAL))
+    shown = "".join(message.text for message in messages).replace("\ufffd", "").encode()
+
+    assert all(message.channel in ("analysis", "commentary", "final") for message in messages)
+    assert all(byte in spoken for byte in shown), "text that no token stands for"
+
+
+@settings(max_examples=300, deadline=None)
+@given(pieces=st.lists(PIECES, max_size=30), noise=st.lists(NOISE, max_size=5))
+def test_nonsense_never_raises_and_shows_nothing_that_was_not_said(
+    vocabulary: Vocabulary, pieces: list[str], noise: list[int]
+) -> None:
+    check_sane([*encode("".join(pieces), vocabulary), *noise], vocabulary)
 
 
 @settings(max_examples=400, deadline=None)
-@given(pieces=st.lists(PIECES, max_size=30), noise=st.lists(st.integers(0, 201_087), max_size=5))
-def test_nonsense_never_raises_and_never_shows_a_special_token_or_half_a_character(
-    vocabulary: Vocabulary, pieces: list[str], noise: list[int]
+@given(turn=TURNS, data=st.data())
+def test_a_turn_gone_wrong_never_raises_and_shows_nothing_that_was_not_said(
+    library: HarmonyEncoding, vocabulary: Vocabulary, turn: Turn, data: st.DataObject
 ) -> None:
-    tokens = [*encode("".join(p for p in pieces if p.isprintable()), vocabulary), *noise]
-    messages = read(tokens, vocabulary)
-
-    assert all(message.channel in ("analysis", "commentary", "final") for message in messages)
-    assert not any(name in message.text for message in messages for name in SPECIALS)
+    check_sane(data.draw(mutated(sampled(turn, library, vocabulary))), vocabulary)
 
 
 @settings(max_examples=100, deadline=None)
-@given(turn=WELL_FORMED, stop=st.sampled_from(sorted(STOP_TOKENS)), after=CONTENT_TOKENS)
-def test_nothing_after_a_stop_token_changes_what_was_read(
-    vocabulary: Vocabulary, turn: list[tuple[str, str]], stop: int, after: list[int]
+@given(turn=TURNS, data=st.data())
+def test_no_replacement_character_is_shown_where_the_bytes_are_whole(
+    library: HarmonyEncoding, vocabulary: Vocabulary, turn: Turn, data: st.DataObject
 ) -> None:
-    head, text = turn[0]
-    tokens = [*encode(f"{head}<|message|>{text}", vocabulary), stop]
+    # Text of one token a byte, so that each cut but those between characters is within one.
+    whole = [(header, text.replace("\ufffd", ""), behind, True) for header, text, behind, _ in turn]
+    tokens = sampled(whole, library, vocabulary)
+    parser = HarmonyParser(vocabulary)
+    events: list[Event] = []
+    for token in tokens[: data.draw(st.integers(0, len(tokens)))]:
+        events += parser.push(token)
+    events += parser.finish()
+
+    assert not any("\ufffd" in event.text for event in events if isinstance(event, TextDelta))
+
+
+ENDLESS = {
+    "words": [" word"],
+    "blanks": [" "],
+    "line ends": ["\n\n"],
+    "channels": ["<|channel|>"],
+    "constraints": ["<|constrain|>"],
+    "reserved tokens": ["<|endofprompt|>"],
+    "starts": ["<|start|>"],
+    "starts with a role": ["<|start|>", "assistant"],
+    "channels with a name": ["<|channel|>", "final"],
+    "recipients": [" to=functions.f"],
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_what_is_kept_of_a_header_without_end_is_bounded(case: str, vocabulary: Vocabulary) -> None:
+    tokens = encode("".join(ENDLESS[case]), vocabulary) * 5_000
+    parser = HarmonyParser(vocabulary)
+    longest = 0
+    for token in tokens:
+        parser.push(token)
+        longest = max(longest, len(parser._parts), sum(len(part.data) for part in parser._parts))
+
+    assert longest <= MAX_HEADER_TOKENS * len(" functions")
+    check_sane(tokens[:2_000], vocabulary)
+
+
+def test_the_longest_name_of_a_function_fits_a_header_in_single_letters(vocabulary: Vocabulary) -> None:
+    name = "aB3_" * 16
+    letters = in_bytes(vocabulary.encode(name), vocabulary)
+    tokens = [
+        *encode("<|channel|>commentary to=functions.", vocabulary),
+        *letters,
+        *encode(" <|constrain|>json<|message|>{}<|call|>", vocabulary),
+    ]
+
+    assert len(letters) == 64
+    assert read(tokens, vocabulary) == [Read("commentary", "{}", f"functions.{name}", "json", called=True)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(turn=TURNS, stop=st.sampled_from(sorted(STOP_TOKENS)), after=st.lists(NOISE, max_size=12))
+def test_nothing_after_a_stop_token_changes_what_was_read(
+    library: HarmonyEncoding, vocabulary: Vocabulary, turn: Turn, stop: int, after: list[int]
+) -> None:
+    tokens = [*sampled(turn, library, vocabulary)[:-1], stop]
 
     assert read([*tokens, *after], vocabulary) == read(tokens, vocabulary)

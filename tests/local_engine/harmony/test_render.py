@@ -1,4 +1,4 @@
-"""Conversations are rendered token by token as `openai_harmony` renders them."""
+"""Messages are rendered as `openai_harmony` renders them, token by token, calls in the model's own order."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from openai_harmony import (
 from openai_harmony import Message as LibraryMessage
 
 from local_engine.harmony.conversation import (
+    AnswerFormat,
     Effort,
     FunctionTool,
     Message,
@@ -28,7 +29,7 @@ from local_engine.harmony.conversation import (
     system_message,
 )
 from local_engine.harmony.render import render_message, render_prompt
-from local_engine.harmony.tokens import FIRST_SPECIAL
+from local_engine.harmony.tokens import CHANNEL, CONSTRAIN, FIRST_SPECIAL, MESSAGE
 from local_engine.vocabulary import Vocabulary
 
 TODAY = date(2026, 2, 3)
@@ -52,7 +53,7 @@ MESSAGES = st.one_of(
         TEXT,
         channel=st.just("commentary"),
         recipient=st.just("functions.get_weather"),
-        constrain=st.just("json"),
+        constrain=st.none() | st.just("json"),
     ),
     st.builds(
         Message,
@@ -63,6 +64,18 @@ MESSAGES = st.one_of(
         recipient=st.just("assistant"),
     ),
 )
+
+
+def in_the_models_order(tokens: list[int], message: Message, vocabulary: Vocabulary) -> list[int]:
+    """A message of the library's, its recipient moved behind its channel if it is the assistant's."""
+    if message.role != "assistant" or message.recipient is None:
+        return tokens
+    recipient = vocabulary.encode(f" to={message.recipient}")
+    at, channel = 1 + len(vocabulary.encode("assistant")), tokens.index(CHANNEL)
+    assert tokens[at:channel] == recipient
+    # The blank before `<|constrain|>` belongs to it.
+    end = tokens.index(CONSTRAIN) - 1 if CONSTRAIN in tokens else tokens.index(MESSAGE)
+    return [*tokens[:at], *tokens[channel:end], *recipient, *tokens[end:]]
 
 
 def to_library(message: Message) -> LibraryMessage:
@@ -112,11 +125,13 @@ def test_the_opening_is_the_librarys(
 
 @settings(max_examples=150, deadline=None)
 @given(messages=st.lists(MESSAGES, max_size=5))
-def test_any_history_is_rendered_as_by_the_library(
+def test_any_history_is_rendered_as_by_the_library_but_for_the_place_of_a_calls_recipient(
     library: HarmonyEncoding, vocabulary: Vocabulary, messages: list[Message]
 ) -> None:
-    theirs = [to_library(message) for message in messages]
-    expected = [token for message in theirs for token in library.render(message)]
+    theirs = [
+        in_the_models_order(library.render(to_library(message)), message, vocabulary) for message in messages
+    ]
+    expected = [token for tokens in theirs for token in tokens]
 
     assert [token for message in messages for token in render_message(message, vocabulary)] == expected
 
@@ -144,7 +159,7 @@ def test_the_golden_tool_loop(vocabulary: Vocabulary) -> None:
         "Calls to these tools must go to the commentary channel: 'functions'.<|end|>"
         "<|start|>user<|message|>Weather?<|end|>"
         "<|start|>assistant<|channel|>analysis<|message|>Look it up.<|end|>"
-        "<|start|>assistant to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>"
+        "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
         '{"place":"Bern"}<|call|>'
         "<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>sunny<|end|>"
         "<|start|>assistant"
@@ -178,3 +193,58 @@ def test_the_reasoning_of_finished_turns_is_dropped_and_that_of_an_open_tool_loo
     assert drop_finished_reasoning(looping) == [
         user, call, answer, final, user, final, user, thought, call, answer
     ]  # fmt: skip
+
+
+def test_a_turn_ended_by_its_last_word_to_the_user_is_finished_in_whatever_channel_it_was() -> None:
+    user, thought = Message("user", "u"), Message("assistant", "t", channel="analysis")
+    said = Message("assistant", "so far", channel="commentary")
+    call, answer = (
+        Message("assistant", "{}", recipient="functions.f"),
+        Message("tool", "r", name="functions.f"),
+    )
+
+    assert drop_finished_reasoning([user, thought, said]) == [user, said]
+    assert drop_finished_reasoning([user, thought, said, user]) == [user, said, user]
+    loop = [user, thought, said, thought, call, answer, thought, said, call, call, answer, answer]
+    assert drop_finished_reasoning(loop) == loop
+    assert drop_finished_reasoning([*loop, thought, said, user, thought]) == [
+        user, said, call, answer, said, call, call, answer, answer, said, user, thought
+    ]  # fmt: skip
+
+
+def test_a_message_with_its_own_tokens_is_rendered_as_those(vocabulary: Vocabulary) -> None:
+    message = Message("assistant", "text", channel="final", tokens=(1, 2, 3))
+
+    assert render_message(message, vocabulary) == [1, 2, 3]
+
+
+SCHEMA = {"type": "object", "properties": {"b": {"const": "ü"}, "a": {}}}
+
+
+def test_the_developer_message_ends_with_the_form_of_the_answer() -> None:
+    answer = AnswerFormat("weather", "What\nto say.", SCHEMA)
+    message = developer_message("Be brief.", [FunctionTool("f")], answer)
+
+    assert message == Message(
+        "developer",
+        "# Instructions\n\nBe brief.\n\n# Tools\n\n## functions\n\nnamespace functions {\n\n"
+        "type f = () => any;\n\n} // namespace functions\n\n"
+        "# Response Formats\n\n## weather\n\n// What\n// to say.\n"
+        '{"type":"object","properties":{"b":{"const":"ü"},"a":{}}}',
+    )
+
+
+@pytest.mark.parametrize("description", [None, ""])
+def test_a_form_of_the_answer_stands_alone_and_without_description(description: str | None) -> None:
+    assert developer_message(None, [], AnswerFormat("w", description, {})) == Message(
+        "developer", "# Response Formats\n\n## w\n\n{}"
+    )
+
+
+def test_the_name_of_a_form_of_the_answer_and_its_description_stay_in_their_lines() -> None:
+    message = developer_message(None, [], AnswerFormat("a\nb", "c\rd\u2028e", {"title": "x\ny\u2029"}))
+
+    assert message == Message(
+        "developer",
+        '# Response Formats\n\n## a b\n\n// c\n// d\n// e\n{"title":"x\\ny\\u2029"}',
+    )
