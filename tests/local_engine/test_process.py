@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import ssl
@@ -99,7 +100,8 @@ def test_the_demo_answers_as_gpt_oss_20b_and_says_what_it_is(demo: Path) -> None
     assert plain.system_fingerprint == model.owned_by
     assert plain.choices[0].finish_reason == "stop"
     assert streamed == plain.choices[0].message.content != ""
-    assert (status, engine.printed) == (0, ["", ""])
+    assert (status, engine.printed[0]) == (0, "")
+    assert re.fullmatch(r"loaded [\d.]+ MiB in [\d.]+ s\n", engine.printed[1])
 
 
 def test_a_whole_tool_loop(client: OpenAI) -> None:
