@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,12 +43,18 @@ class Running:
     dtype: Literal["bf16", "fp32"]
     device: str
     exact: bool
-    max_running: int
     max_context_tokens: int | None
     kv_gib: float | None
     step_tokens: int
     threads: int | None
     ignore_memory: bool
+    max_running: int = 1
+
+    def at_once(self, answers: int) -> Running:
+        """The same for so many answers at once. Raises `click.UsageError` when a step cannot hold them."""
+        if self.step_tokens < answers:
+            raise click.UsageError(f"--step-tokens must be at least {answers}: each answer takes one a step")
+        return replace(self, max_running=answers)
 
 
 def _exits_3(command: Command) -> Command:
@@ -86,13 +92,6 @@ def _takes_running(command: Command) -> Command:
             help="Answers that do not depend on what runs beside them, to the bit: fp32 on the CPU, slow.",
         ),
         click.option(
-            "--max-running",
-            type=click.IntRange(1),
-            default=16,
-            show_default=True,
-            help="Answers computed at once.",
-        ),
-        click.option(
             "--max-context-tokens",
             type=click.IntRange(1),
             help="Prompt and answer together. Default: what the model was scaled for, or as much as fits.",
@@ -114,14 +113,10 @@ def _takes_running(command: Command) -> Command:
         ),
         click.option("--ignore-memory", is_flag=True, help="Start even if the memory will not do."),
     )
-    names = tuple(Running.__dataclass_fields__)
+    names = [field.name for field in fields(Running) if field.name != "max_running"]
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        if kwargs["step_tokens"] < kwargs["max_running"]:
-            raise click.UsageError(
-                "--step-tokens must be at least --max-running: each answer takes one a step"
-            )
         running = Running(**{name: kwargs.pop(name) for name in names})
         command(*args, running=running, **kwargs)
 
@@ -149,6 +144,9 @@ def main() -> None:
 @click.option("--port", default=8081, show_default=True, help="0 takes any free port.")
 @click.option("--secret-file", type=click.Path(path_type=Path), help=SECRET_HELP)
 @click.option("--served-model-name", "names", multiple=True, help="Model id to answer to; may repeat.")
+@click.option(
+    "--max-running", type=click.IntRange(1), default=16, show_default=True, help="Answers computed at once."
+)
 @click.option("--max-waiting", type=click.IntRange(0), default=8, show_default=True, help="Queue length.")
 @click.option("--vocabulary", type=click.Path(path_type=Path), help="An o200k_base.tiktoken to use.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, pem.")
@@ -164,6 +162,7 @@ def serve(
     port: int,
     secret_file: Path | None,
     names: tuple[str, ...],
+    max_running: int,
     max_waiting: int,
     vocabulary: Path | None,
     tls_cert: Path | None,
@@ -176,10 +175,9 @@ def serve(
     Routes: /v1/chat/completions, /v1/completions, /v1/models, /health, /load, /metrics. Callers send the
     secret as a bearer token. SIGTERM lets running answers end.
     """
-    from dataclasses import replace
-
     from local_engine import serve as server
 
+    running = running.at_once(max_running)
     options = server.ServeOptions(
         model=Path(model),
         secret=read_secret(secret_file),
@@ -268,6 +266,7 @@ def chat(
             voice = RemoteVoice(url, read_secret(secret_file))
             name = voice.model()
         else:
+            from local_engine.replay import Replay
             from local_engine.vocabulary import load_vocabulary
 
             checkpoint = _open(model if model is not None else str(_demo()))
@@ -277,7 +276,7 @@ def chat(
             engine = _engine(checkpoint, running)
             engine.start()
             stack.callback(engine.close)
-            voice = EngineVoice(engine, tokenizer)
+            voice = EngineVoice(engine, tokenizer, Replay(tokenizer))
         options = {
             "temperature": temperature,
             "top_p": top_p,
@@ -326,21 +325,14 @@ def bench(
     Tokens a second when answering (at several batch sizes) and when reading a prompt, the bytes each token
     moves and the bandwidth that makes, beside the bandwidth of plain reading measured in the same run.
     """
-    from dataclasses import replace
-
     from local_engine.benchmark import benchmark, lines
     from local_engine.opening import DTYPES
 
     batches = batches or (1, 4, 16)
-    if max(batches) > running.max_running:
-        raise click.UsageError(f"--batch {max(batches)} is above --max-running {running.max_running}")
-    length = prompt_tokens + answer_tokens
+    length = max(prompt_tokens + answer_tokens, running.max_context_tokens or 0)
+    running = replace(running.at_once(max(batches)), max_context_tokens=length)
     checkpoint = _open(model)
-    engine = _engine(
-        checkpoint,
-        replace(running, max_context_tokens=max(length, running.max_context_tokens or 0)),
-        quiet=as_json,
-    )
+    engine = _engine(checkpoint, running, quiet=as_json)
     engine.start()
     try:
         found = benchmark(

@@ -7,24 +7,27 @@ Without a terminal, lines of the standard input are turns, and nothing but the a
 
 from __future__ import annotations
 
+import json
 import queue
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from typing import Any, Protocol, TextIO, get_args
 
 from rich.console import Console
 
-from local_engine.answer import Assembler, CallArguments, CallStart, ContentDelta, ReasoningDelta
+from local_engine.answer import Assembler, ContentDelta, Piece, ReasoningDelta
 from local_engine.engine import Engine, Failed, Step, Token
 from local_engine.errors import EngineError
 from local_engine.harmony.conversation import Effort
 from local_engine.harmony.render import render_prompt
 from local_engine.harmony.tokens import Tokenizer
 from local_engine.prompt import conversation_of
+from local_engine.replay import Replay, Seen
 from local_engine.sampling import SamplingParams
 from local_engine.wire import parse_chat_request
 
@@ -65,16 +68,21 @@ class Voice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineVoice:
-    """The engine in this process, started by whoever made it."""
+    """The engine in this process, started by whoever made it.
+
+    `replay` remembers what was sampled, so that a conversation goes on from the very tokens.
+    """
 
     engine: Engine
     tokenizer: Tokenizer
+    replay: Replay
     today: Callable[[], date] = date.today
 
     def answer(self, body: dict[str, Any]) -> Iterator[Said | Ended]:
         """See `Voice`."""
-        request = parse_chat_request(_json(body))
-        prompt = render_prompt(conversation_of(request, self.today()), self.tokenizer)
+        request = parse_chat_request(json.dumps(body).encode())
+        messages = conversation_of(request, self.today(), partial(self.replay.recall, None))
+        prompt = render_prompt(messages, self.tokenizer)
         room = max(1, self.engine.max_context_tokens - len(prompt))
         params = SamplingParams(
             max_tokens=min(request.max_completion_tokens or room, room),
@@ -84,12 +92,14 @@ class EngineVoice:
         )
         steps: queue.SimpleQueue[Step] = queue.SimpleQueue()
         assembler = Assembler(self.tokenizer, (), False, lambda: secrets.token_hex(8))
+        heard: list[Said] = []
         generation = self.engine.submit(prompt, params, steps.put)
         step: Step | None = None
         try:
             while isinstance(step := steps.get(), Token):
-                for piece in assembler.push(step):
-                    yield from _said(piece)
+                said = _said(assembler.push(step))
+                heard += said
+                yield from said
                 if assembler.done:
                     break
         finally:
@@ -100,8 +110,12 @@ class EngineVoice:
         if isinstance(step, Failed):
             raise step.error
         pieces, reason = assembler.finish("stop" if assembler.done else step.reason)
-        for piece in pieces:
-            yield from _said(piece)
+        heard += (said := _said(pieces))
+        yield from said
+        content, reasoning = (
+            "".join(one.text for one in heard if one.reasoning == kind) for kind in (False, True)
+        )
+        self.replay.remember(None, Seen(content, (), reasoning), assembler.tokens)
         yield Ended(reason, assembler.completion_tokens)
 
 
@@ -243,16 +257,13 @@ def printable(text: str) -> str:
     )
 
 
-def _said(piece: object) -> Iterator[Said]:
-    match piece:
-        case ReasoningDelta(text=text):
-            yield Said(text, reasoning=True)
-        case ContentDelta(text=text):
-            yield Said(text, reasoning=False)
-        case CallStart(name=name):
-            yield Said(f"[calls {name}] ", reasoning=True)
-        case CallArguments(text=text):
-            yield Said(text, reasoning=True)
+def _said(pieces: Sequence[Piece]) -> list[Said]:
+    """What a person sees of an answer's pieces. No functions are offered, so none are called."""
+    return [
+        Said(piece.text, isinstance(piece, ReasoningDelta))
+        for piece in pieces
+        if isinstance(piece, ReasoningDelta | ContentDelta)
+    ]
 
 
 def _generator(pieces: Iterator[Said | Ended]) -> Any:
@@ -267,9 +278,3 @@ def _speed(ended: Ended, first_s: float | None, began_s: float, now_s: float) ->
     cut = ", cut off at the limit" if ended.reason == "length" else ""
     rate = ended.tokens / max(now_s - began_s, 1e-9)
     return f"{ended.tokens} tokens in {now_s - began_s:.1f} s, {rate:.1f} tokens/s{first}{cut}"
-
-
-def _json(body: dict[str, Any]) -> bytes:
-    import json
-
-    return json.dumps(body).encode()

@@ -148,8 +148,14 @@ def test_every_command_and_every_option_is_explained(name: str) -> None:
         ),
         (["chat", "--secret-file", "x"], "--secret-file belongs to --url"),
         (["chat", "--effort", "huge"], "'huge' is not one of 'low', 'medium', 'high'"),
-        (["chat", "--step-tokens", "4"], "--step-tokens must be at least --max-running"),
-        (["bench", "--model", "x", "--batch", "17"], "--batch 17 is above --max-running 16"),
+        (
+            ["serve", "--model", "x", "--step-tokens", "4"],
+            "--step-tokens must be at least 16: each answer takes",
+        ),
+        (
+            ["bench", "--model", "x", "--batch", "257"],
+            "--step-tokens must be at least 257: each answer takes one",
+        ),
         (["bench"], "Missing option '--model'"),
         (["inspect"], "Missing argument 'MODEL'"),
         (["talk"], "No such command 'talk'"),
@@ -207,7 +213,7 @@ def test_a_hub_id_is_fetched_inspected_and_verified(
     assert "model.safetensors` is not what was fetched" in broken.stderr
 
 
-CHAT = ("--temperature", "0", "--max-context-tokens", "2048", "--max-running", "1")
+CHAT = ("--temperature", "0", "--max-context-tokens", "2048")
 
 
 def test_a_piped_conversation_is_held_with_the_demo(demo: Path) -> None:

@@ -23,6 +23,7 @@ from rich.console import Console
 from local_engine.engine import Engine
 from local_engine.errors import Busy, Fault, Refused
 from local_engine.harmony.tokens import CHANNEL, END, MESSAGE, RETURN, START
+from local_engine.replay import Replay
 from local_engine.terminal import HELP, Chat, Ended, EngineVoice, Said, printable, reader
 from local_engine.vocabulary import Vocabulary
 from tests.local_engine.told import ToldRunner, told_engine
@@ -204,7 +205,7 @@ def body(text: str, **options: Any) -> dict[str, Any]:
 
 def voice_over(engine: Engine, vocabulary: Vocabulary) -> EngineVoice:
     """The engine's voice on a certain day."""
-    return EngineVoice(engine, vocabulary, lambda: date(2025, 8, 5))
+    return EngineVoice(engine, vocabulary, Replay(vocabulary), lambda: date(2025, 8, 5))
 
 
 def test_the_engine_is_prompted_in_harmony_and_heard_in_pieces(
@@ -224,6 +225,19 @@ def test_the_engine_is_prompted_in_harmony_and_heard_in_pieces(
     assert "Current date: 2025-08-05" in prompt
     assert "Reasoning: low" in prompt
     assert prompt.endswith("<|start|>user<|message|>Hi<|end|><|start|>assistant")
+
+
+def test_a_conversation_goes_on_from_the_tokens_that_were_sampled(vocabulary: Vocabulary) -> None:
+    opening = [CHANNEL, *vocabulary.encode("final"), MESSAGE]
+    spelled = [*opening, *(token for letter in "Hello" for token in vocabulary.encode(letter)), RETURN]
+    runner = ToldRunner([spelled])
+    with told_engine(runner) as engine:
+        chat = Chat(voice_over(engine, vocabulary), "m", Console(file=io.StringIO()))
+        chat.turn("Hi")
+        chat.turn("Again")
+    first, second = runner.prompts
+
+    assert second[: len(first) + len(spelled)] == [*first, *spelled[:-1], END]
 
 
 def test_the_longest_answer_is_a_bound_and_the_context_is_another(
