@@ -45,6 +45,54 @@ class Origin:
         return None if self.preset is None else f"douane-{self.preset}-random"
 
 
+class Shard:
+    """One safetensors file. Its header is read at once, the file is mapped when a first tensor is asked for.
+
+    Raises `CheckpointError` for a file that is cut short or no safetensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+                if length > MAX_HEADER_BYTES:
+                    raise ValueError("the header is too long")
+                self._check_length(size, LENGTH_BYTES + length)
+                header = json.loads(file.read(length))
+            self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
+            self.tensors = {
+                name: (str(item["dtype"]), tuple(int(n) for n in item["shape"]))
+                for name, item in header.items()
+            }
+            ends = [int(item["data_offsets"][1]) for item in header.values()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"`{path}` cannot be read as safetensors: {error}") from None
+        self._check_length(size, LENGTH_BYTES + length + max(ends, default=0))
+        self._opened: Any = None
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, mapped. Raises `CheckpointError` when the file cannot be."""
+        if self._opened is None:
+            try:
+                self._opened = safe_open(str(self.path), framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(f"`{self.path}` cannot be read as safetensors: {error}") from None
+            except RuntimeError:
+                # Linux refuses a private mapping that is larger than its memory, unless told otherwise.
+                raise CheckpointError(
+                    f"`{self.path}` is too large for this machine to map in one piece: take the form in "
+                    "several files, or set `sysctl vm.overcommit_memory=1`"
+                ) from None
+        tensor: torch.Tensor = self._opened.get_tensor(name)
+        return tensor
+
+    def _check_length(self, size: int, wanted: int) -> None:
+        if size < wanted:
+            raise CheckpointError(f"`{self.path}` is cut short, {size} of {wanted} bytes: fetch it again")
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """An open checkpoint. Tensors are read when asked for, by their original names.
@@ -58,7 +106,7 @@ class Checkpoint:
     origin: Origin
     dense: frozenset[str]
     _parts: Mapping[str, list[TensorSpec]]
-    _files: Mapping[str, Any]
+    _shards: Mapping[str, Shard]
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor as stored: bf16 (f16 or f32 in some fine-tuned copies), or u8 for packed experts.
@@ -71,7 +119,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"`{self.path}` stores `{stem}` decoded, not as blocks and scales: read it as experts"
             )
-        parts = [self._files[part.name].get_tensor(part.name) for part in self._parts[name]]
+        parts = [self._shards[part.name].tensor(part.name) for part in self._parts[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def experts(self, layer: int, matrix: str) -> tuple[torch.Tensor, torch.Tensor] | torch.Tensor:
@@ -85,8 +133,7 @@ class Checkpoint:
         if stem not in self.dense:
             return self.tensor(f"{stem}.blocks"), self.tensor(f"{stem}.scales")
         (part,) = self._parts[stem]
-        stored: torch.Tensor = self._files[part.name].get_tensor(part.name)
-        return stored.transpose(1, 2)
+        return self._shards[part.name].tensor(part.name).transpose(1, 2)
 
     @property
     def stored(self) -> list[TensorSpec]:
@@ -112,31 +159,29 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a directory with `config.json` and `*.safetensors`. Raises `ConfigError` or `CheckpointError`."""
     _refuse_what_is_no_checkpoint(path)
     config, form = read_config(path / "config.json")
-    files: dict[str, Any] = {}
-    places: dict[str, Path] = {}
+    shards: dict[str, Shard] = {}
     metadata: dict[str, str] = {}
-    for file in _weight_files(path):
-        opened = _open(file)
-        metadata |= opened.metadata() or {}
-        for name in opened.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-            if name in files:
+    for shard in map(Shard, _weight_files(path)):
+        metadata |= shard.metadata
+        for name in shard.tensors:
+            if name in shards:
                 raise CheckpointError(
-                    f"`{name}` is in more than one file: `{places[name]}` and `{file}`; keep the one that "
-                    "belongs"
+                    f"`{name}` is in more than one file: `{shards[name].path}` and `{shard.path}`; keep the "
+                    "one that belongs"
                 )
-            files[name], places[name] = opened, file
+            shards[name] = shard
     parts = {spec.name: stored_as(spec, config, form) for spec in tensor_specs(config)}
     dense: set[str] = set()
     for stem, spec in dense_experts(config):
-        if form == "hf" and spec.name in files:
+        if form == "hf" and spec.name in shards:
             del parts[f"{stem}.blocks"], parts[f"{stem}.scales"]
             parts[stem] = [spec]
             dense.add(stem)
-    found = {name: [_checked(path, spec, files) for spec in group] for name, group in parts.items()}
-    extra = files.keys() - {spec.name for group in found.values() for spec in group}
+    found = {name: [_checked(path, spec, shards) for spec in group] for name, group in parts.items()}
+    extra = shards.keys() - {spec.name for group in found.values() for spec in group}
     if extra:
         raise CheckpointError(f"`{path}` holds a tensor no gpt-oss has: `{min(extra)}`")
-    return Checkpoint(path, config, form, _origin(metadata), frozenset(dense), found, files)
+    return Checkpoint(path, config, form, _origin(metadata), frozenset(dense), found, shards)
 
 
 def _refuse_what_is_no_checkpoint(path: Path) -> None:
@@ -187,36 +232,11 @@ def _weight_files(path: Path) -> list[Path]:
     return found
 
 
-def _open(file: Path) -> Any:
-    _refuse_a_cut_file(file)
-    try:
-        return safe_open(str(file), framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"`{file}` cannot be read as safetensors: {error}") from None
-
-
-def _refuse_a_cut_file(file: Path) -> None:
-    """A copy that broke off has a whole header, which says how long the file should be."""
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
-            whole = LENGTH_BYTES + length <= size
-            header = json.loads(opened.read(length)) if whole and length <= MAX_HEADER_BYTES else {}
-        ends = [item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return  # not safetensors at all, which opening it says better
-    wanted = LENGTH_BYTES + length + max(ends, default=0)
-    if size < wanted and length <= MAX_HEADER_BYTES:
-        raise CheckpointError(f"`{file}` is cut short, {size} of {wanted} bytes: fetch it again")
-
-
-def _checked(path: Path, wanted: TensorSpec, files: Mapping[str, Any]) -> TensorSpec:
+def _checked(path: Path, wanted: TensorSpec, shards: Mapping[str, Shard]) -> TensorSpec:
     """The spec as it is on disk. Raises `CheckpointError` unless that is what the configuration calls for."""
-    if wanted.name not in files:
+    if wanted.name not in shards:
         raise CheckpointError(f"`{path}` lacks the tensor `{wanted.name}`: fetch the checkpoint again")
-    stored = files[wanted.name].get_slice(wanted.name)
-    shape, dtype = tuple(stored.get_shape()), str(stored.get_dtype())
+    dtype, shape = shards[wanted.name].tensors[wanted.name]
     accepted = DENSE_DTYPES if wanted.dtype == "BF16" else (wanted.dtype,)
     if shape != wanted.shape or dtype not in accepted:
         raise CheckpointError(

@@ -211,6 +211,8 @@ def fit(
                 raise
             return blocks_needed(context, step_tokens, config.sliding_window)
 
+    # Weights that do not fit are the first thing to say; what is left for keys and values comes after.
+    check(needed(0, 0), there, ignore=ignore)
     notes = []
     context = min(max_context_tokens or config.max_context_tokens, config.max_context_tokens)
     while True:

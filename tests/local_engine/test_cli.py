@@ -12,8 +12,10 @@ from huggingface_hub import constants
 
 from local_engine.cli import PRESET_NAMES, main, read_secret
 from local_engine.errors import SetupError
+from local_engine.machine import Available
 from local_engine.presets import PRESETS
 from local_engine.serve import ServeOptions, load_service
+from local_engine.tensors import stored_as, tensor_specs
 from tests.local_engine.hub_server import COMMIT, REPO, hub_of, serving
 
 SECRET = {"DOUANE_ENGINE_SECRET": "s3cret"}
@@ -186,6 +188,50 @@ def test_what_a_checkpoint_needs_stands_beside_what_there_is(tiny: dict[str, Pat
     assert shown[at + 1] == f"  cpu: {needed['summary']}"
     assert shown[at + 2].startswith("       there: ")
     assert shown[at + 2].endswith(": it fits")
+
+
+def hollow(preset: str, folder: Path) -> Path:
+    """A checkpoint of a large shape whose weights are a hole in the file: only its header can be read."""
+    config = PRESETS[preset].config
+    header: dict[str, object] = {}
+    end = 0
+    for spec in (part for whole in tensor_specs(config) for part in stored_as(whole, config, "hf")):
+        header[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": spec.shape,
+            "data_offsets": [end, end + spec.nbytes],
+        }
+        end += spec.nbytes
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    (folder / "config.json").write_text(json.dumps(config.to_hf()))
+    return folder
+
+
+def test_a_checkpoint_larger_than_the_machine_is_inspected_and_its_load_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Available("cpu", 4 << 30, 8 << 30)
+    monkeypatch.setattr("local_engine.machine.available", lambda device: there if device == "cpu" else None)
+    folder = str(hollow("120b-shape", tmp_path))
+    found = json.loads(run("inspect", folder, "--format", "json").output)
+    shown = run("inspect", folder).output
+    refused = run("bench", "--model", folder, "--dtype", "fp32", "--device", "cpu")
+
+    assert (found["released_shape"], found["tensor_bytes"]) == ("gpt-oss-120b", 65_248_815_744)
+    assert found["parameters"] == {"total": 116_829_156_672, "active": 5_132_849_472}
+    assert found["weights"] == "from elsewhere"
+    assert found["vocabulary"] == "missing: put the model's `tokenizer.json` beside its weights"
+    assert [found["memory"]["devices"][device]["fits"] for device in ("cpu", "cuda")] == ["slowly", None]
+    assert "parameters: total 116.83 B, active 5.13 B\n" in shown
+    assert "there: 4.0 GiB free of 8.0 GiB: it runs, but reads weights from disk again and again\n" in shown
+    assert "there: no such device here\n" in shown
+    assert refused.exit_code == 3
+    assert "this needs " in refused.stderr
+    assert "of memory on `cpu`, but 4.0 GiB of 8.0 GiB are free: lower" in refused.stderr
+    assert "or use `--dtype bf16`; `--ignore-memory` tries all the same\n" in refused.stderr
 
 
 def test_a_hub_id_is_fetched_inspected_and_verified(

@@ -28,7 +28,9 @@ def loaded_after(statement: str) -> set[str]:
             {"gateway", "torch", "litellm", "fastapi"},
         ),
         ("import local_engine.wire, local_engine.prompt", {"gateway", "torch", "litellm"}),
-        ("import local_engine.cli", {"gateway", "torch", "fastapi", "litellm"}),
+        ("import local_engine.cli", {"gateway", "torch", "fastapi", "litellm", "huggingface_hub", "rich"}),
+        ("import local_engine.hub", {"gateway", "fastapi", "litellm", "huggingface_hub"}),
+        ("import local_engine.memory", {"gateway", "fastapi", "litellm", "tiktoken", "huggingface_hub"}),
         ("import local_engine", {"gateway", "torch", "click", "pydantic"}),
     ],
 )
