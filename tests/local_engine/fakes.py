@@ -101,7 +101,7 @@ def moved(value: Any) -> Any:
     Where torch is built without the device, a copy to it is another thing that it refuses.
     """
     if isinstance(value, torch.Tensor):
-        return torch.empty_like(value, device=DEVICE)
+        return torch.empty(value.shape, dtype=value.dtype, device=DEVICE)
     if isinstance(value, tuple):
         return tuple(moved(part) for part in value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from local_engine.batch import Batch, Group
+from local_engine.buffers import Buffers, Sizes
+from local_engine.kv import BlockTables, tenant_salt
 from local_engine.model import KV, Model, Rope, forward, load_model, new_kv
 from local_engine.ops import Ops, ref
 from local_engine.presets import GPT_OSS_20B
-from local_engine.sampling import Drawn
+from local_engine.sampling import Drawn, SamplingParams, count
+from local_engine.scheduler import Limits, Scheduler, Sequence
 from tests.local_engine.batches import empty_checkpoint, greedy, tensors_of
 from tests.local_engine.fakes import DEVICE, Watch, fake_tensors, moved, storage
 
@@ -53,6 +56,22 @@ def decode_batch(rows: int, vocabulary: int) -> Batch:
     )
 
 
+def filled_batch(rows: int) -> Batch:
+    """The host's half of the same: what the buffers make of sequences that decode, every stage asked for."""
+    limits = Limits(8, 64)
+    buffers = Buffers(Sizes(limits, 8192, 128, SHORT.vocab_size), torch.device("cpu"))
+    scheduler = Scheduler(BlockTables(BLOCKS - 1, BLOCKS - 1, 128), limits)
+    params = SamplingParams(
+        50, top_p=0.9, top_k=5, presence_penalty=1.0, logit_bias=((5, 1.0),), top_logprobs=20, seed=1
+    )
+    for n in range(rows):
+        scheduler.add(Sequence(0, list(range(3 + n)), params, tenant_salt(None)))
+    plan = scheduler.plan()
+    buffers.fill(plan, masked=True)
+    scheduler.commit(plan, [1] * rows)
+    return buffers.fill(scheduler.plan(), masked=True)
+
+
 def step(model: Model, batch: Batch, kv: KV, ops: Ops) -> tuple[torch.Tensor, Drawn, list[int]]:
     """Logits, what was drawn, and the storages written to."""
     with Watch() as watch:
@@ -77,6 +96,25 @@ def test_a_decode_step_of_20b_waits_for_nothing_and_writes_keys_and_values_in_pl
         assert drawn.tokens.device.type == "cuda"
         assert [place for place in written if place in pools] == pools
         assert not before & set(written)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_step_as_the_buffers_make_it_waits_for_nothing_from_inputs_to_counts(rows: int) -> None:
+    filled = filled_batch(rows)
+    draw = filled.draw
+    assert (draw.penalised, draw.biased, draw.masked, draw.filtered, draw.logprobs) == (True,) * 4 + (20,)
+    with on_a_fake_device(SHORT, rows) as (model, _, kv):
+        batch = moved(replace(filled, runs=(), window_base=()))
+        counts = storage(batch.draw.counts)
+
+        logits, drawn, _ = step(model, batch, kv, ref.OPS)
+        with Watch() as watch:
+            count(batch.draw.counts, batch.draw.slot, drawn.tokens)
+
+        assert logits.shape == (rows, SHORT.vocab_size)
+        assert drawn.top_ids is not None
+        assert drawn.top_ids.shape == (rows, 20)
+        assert counts in watch.written
 
 
 LEAKS: dict[str, Callable[[torch.Tensor], object]] = {
