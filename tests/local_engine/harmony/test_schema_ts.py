@@ -375,6 +375,19 @@ def test_a_long_definition_is_not_repeated_without_end() -> None:
     assert text.endswith("p998?: Long,\np999?: Long,\n}")
 
 
+def test_a_type_named_over_and_over_is_written_once() -> None:
+    schema = {"type": ["object", "null"] * 10_000, "properties": {f"p{n}": S for n in range(1_000)}}
+
+    assert typescript(schema).count("p999?: string,") == 1
+
+
+def test_many_parts_make_one_object() -> None:
+    parts = [record(**{f"p{n}": I}) | {"required": [f"p{n}"]} for n in range(30_000)]
+    text = typescript({"allOf": parts})
+
+    assert text == "{\n" + "".join(f"p{n}: number,\n" for n in range(30_000)) + "}"
+
+
 NO_SCHEMAS: list[Any] = [
     *[None, 3, "text", [], {}, {"type": 3}, {"type": {}}, {"type": [[]]}, {"properties": 3}, {"items": 3}],
     *[{"anyOf": 3}, {"anyOf": []}, {"oneOf": [3]}, {"allOf": [3]}, {"allOf": []}, {"enum": 3}],
