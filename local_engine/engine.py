@@ -78,7 +78,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A choice is over: a stop token, the token limit, or `cancel`; `cached_tokens` of its prompt were hit."""
+    """A choice is over: a stop token, the token limit, or `cancel`. The cache held `cached_tokens` of its
+    prompt."""
 
     choice: int
     reason: Reason

@@ -49,7 +49,7 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block's weights, named as in the original checkpoint. Norms are fp32, the rest the model's dtype."""
+    """One block's weights, named as in the original checkpoint: norms fp32, all else in the model's dtype."""
 
     attn_norm: torch.Tensor
     qkv_weight: torch.Tensor
@@ -66,7 +66,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """cos and sin [positions, 1, D/2], computed in fp32 and rounded to the model's dtype like the original."""
+    """cos and sin [positions, 1, D/2]: computed in fp32, rounded to the model's dtype like the original's."""
 
     cos: torch.Tensor
     sin: torch.Tensor

@@ -29,14 +29,16 @@ def decode(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> to
         raise ValueError(
             f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together"
         )
-    pairs = _pairs(dtype).index_select(0, blocks.reshape(-1).to(torch.int32))
+    pairs = _pairs(dtype, blocks.device).index_select(0, blocks.reshape(-1).to(torch.int32))
     groups = pairs.reshape(*scales.shape, 2 * GROUP_BYTES)
     exponents = (scales.to(torch.int32) - SCALE_BIAS).unsqueeze(-1)
     return torch.ldexp(groups, exponents).to(dtype).flatten(-2)
 
 
-def _pairs(dtype: torch.dtype) -> torch.Tensor:
+def _pairs(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """[256, 2]: the two values that each byte stands for, low nibble first."""
-    signed = torch.tensor([*MAGNITUDES, *(-value for value in MAGNITUDES)], dtype=dtype)
-    byte = torch.arange(256)
+    values = [*MAGNITUDES, *(-value for value in MAGNITUDES)]
+    # One by one and on the device: a table from the host would have to be waited for.
+    signed = torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])
+    byte = torch.arange(256, device=device)
     return torch.stack([signed[byte & 0xF], signed[byte >> 4]], dim=-1)

@@ -142,10 +142,11 @@ class _Calls:
         """The calls of message `n`. Raises `Refused` when two have the same id."""
         calls = (message.tool_calls or []) if isinstance(message, AssistantMessage) else []
         place = f"messages[{n}].tool_calls"
-        ids = [call.id for call in calls]
-        for k, one in enumerate(ids):
-            if one in ids[:k]:
+        ids: set[str] = set()
+        for k, call in enumerate(calls):
+            if call.id in ids:
                 raise _refused(f"{place}[{k}].id", "is the id of an earlier call: give each call its own")
+            ids.add(call.id)
         return cls(place, calls)
 
     def answer(self, n: int, message: ToolMessage) -> None:

@@ -122,26 +122,28 @@ def _merged(schema: dict[str, Any]) -> dict[str, Any]:
     parts = schema.get("allOf")
     if not isinstance(parts, list) or not parts:
         return schema
-    out = {key: value for key, value in schema.items() if key != "allOf"}
-    for part in parts:
+    out: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    required: list[Any] = []
+    for part in ({key: value for key, value in schema.items() if key != "allOf"}, *parts):
         if not isinstance(part, Mapping):
             return schema
         for key, value in part.items():
-            if key not in out:
+            if key == "properties" and isinstance(value, Mapping) and properties.keys().isdisjoint(value):
+                properties.update(value)
+                out[key] = properties
+            elif key == "required" and isinstance(value, list):
+                required += value
+                out[key] = required
+            elif key not in out:
                 out[key] = value
-            elif key == "properties" and _disjoint(out[key], value):
-                out[key] = {**out[key], **value}
-            elif key == "required" and isinstance(out[key], list) and isinstance(value, list):
-                out[key] = out[key] + value
-            elif key == "type" and isinstance(value, str) and out[key] == value:
-                continue
-            elif key not in ANNOTATIONS and key not in INERT:
+            elif not (key in ANNOTATIONS or key in INERT or _same_type(key, value, out)):
                 return schema
     return out
 
 
-def _disjoint(one: Any, other: Any) -> bool:
-    return isinstance(one, Mapping) and isinstance(other, Mapping) and not one.keys() & other.keys()
+def _same_type(key: str, value: Any, out: Schema) -> bool:
+    return key == "type" and isinstance(value, str) and out[key] == value
 
 
 def _with_notes_of_its_only_variant(schema: dict[str, Any]) -> dict[str, Any]:

@@ -73,9 +73,7 @@ def _type(schema: Any, indent: str) -> str:
         return " | ".join(literals)
     kind = schema.get("type")
     if isinstance(kind, list):
-        return (
-            " | ".join(_one_of_types(name, schema, indent) for name in kind if isinstance(name, str)) or "any"
-        )
+        return _several_types([name for name in kind if isinstance(name, str)], schema, indent)
     match kind or _unsaid_type(schema):
         case "object":
             return _object(schema, indent)
@@ -126,11 +124,16 @@ def _literals(schema: Schema) -> list[str]:
             return []
 
 
-def _one_of_types(name: str, schema: Schema, indent: str) -> str:
-    if name in _structured(schema):
-        return _object(schema, indent) if name == "object" else _array(schema, indent)
-    name = "number" if name == "integer" else name
-    return name if name in TYPE_NAMES else "any"
+def _several_types(names: list[str], schema: Schema, indent: str) -> str:
+    structured = _structured(schema)
+    members = []
+    for name in dict.fromkeys(names):
+        if name in structured:
+            members.append(_object(schema, indent) if name == "object" else _array(schema, indent))
+        else:
+            known = "number" if name == "integer" else name
+            members.append(known if known in TYPE_NAMES else "any")
+    return " | ".join(members) or "any"
 
 
 def _structured(schema: Schema) -> set[str]:

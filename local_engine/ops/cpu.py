@@ -6,6 +6,7 @@ rows, the decode steps, together. Each expert takes its rows at once, and only c
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 
@@ -102,18 +103,34 @@ def _decode(
     window: int | None,
 ) -> torch.Tensor:
     """The rows q [T, N, D] of runs of one row each, over as many blocks as the longest of them sees."""
+    (rows, heads, dim), (_, block, kv_heads, _) = q.shape, kv.keys.shape
     spans = [_span(run, kv, window) for run in runs]
     width = max(count for _, count in spans)
     host = [
-        (run.sequence, first - base[run.sequence], first * kv.keys.shape[1], run.position)
+        (run.sequence, first - base[run.sequence], first * block, run.position)
         for run, (first, _) in zip(runs, spans, strict=True)
     ]
     sequence, column, start, positions = torch.tensor(host).unbind(1)
     # A shorter row's surplus columns hold any block: all of it is behind the row's position.
-    columns = (column[:, None] + torch.arange(width)).clamp(max=group.tables.shape[1] - 1)
-    j = start[:, None] + torch.arange(width * kv.keys.shape[1])
-    tables = group.tables[sequence[:, None], columns]
-    return ref.attend_rows(q, kv, tables, ref.hidden_keys(j, positions, window), sinks)
+    columns = (column[:, None] + torch.arange(width)).clamp_(max=group.tables.shape[1] - 1)
+    tables = group.tables[sequence[:, None], columns].flatten()
+    keys, values = (
+        part.index_select(0, tables).view(rows, -1, kv_heads, dim) for part in (kv.keys, kv.values)
+    )
+    for row, (_, _, first, last) in enumerate(host):
+        # A share of zero does not silence a NaN, and a block may hold one that its last owner left there.
+        values[row, last + 1 - first :].zero_()
+    hidden = ref.hidden_keys(start[:, None] + torch.arange(keys.shape[1]), positions, window)
+
+    scores = q.new_empty(rows, heads, keys.shape[1] + 1)
+    scores[..., -1] = sinks
+    own = [slice(n * heads // kv_heads, (n + 1) * heads // kv_heads) for n in range(kv_heads)]
+    # A key/value head at a time: all at once, keys and values would be copied into another order first.
+    for n, mine in enumerate(own):
+        scores[:, mine, :-1] = torch.bmm(q[:, mine], keys[:, :, n].transpose(1, 2))
+    scores[..., :-1].mul_(dim**-0.5).masked_fill_(hidden[:, None], -math.inf)
+    shares = torch.softmax(scores, dim=-1)[..., :-1]
+    return torch.cat([torch.bmm(shares[:, mine], values[:, :, n]) for n, mine in enumerate(own)], dim=1)
 
 
 OPS = replace(ref.OPS, attend=attend, experts=experts)

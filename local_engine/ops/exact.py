@@ -42,27 +42,21 @@ def attend(
     q: torch.Tensor, kv: LayerKV, group: Group, batch: Batch, sinks: torch.Tensor, window: int | None
 ) -> torch.Tensor:
     """See `Ops.attend`. Every row is a run of its own."""
-    return torch.cat(
-        [
-            cpu.attend(
-                q[run.row + n : run.row + n + 1].clone(),
-                kv,
-                group,
-                replace(batch, runs=(Run(0, 1, run.position + n, run.sequence),)),
-                sinks,
-                window,
-            )
-            for run in batch.runs
-            for n in range(run.rows)
-        ]
-    )
+    heard = torch.empty_like(q)
+    for run in batch.runs:
+        for n in range(run.rows):
+            mine = slice(run.row + n, run.row + n + 1)
+            alone = replace(batch, runs=(Run(0, 1, run.position + n, run.sequence),))
+            heard[mine] = cpu.attend(q[mine].clone(), kv, group, alone, sinks, window)
+    return heard
 
 
 def head(x: torch.Tensor, model: Model, rows: torch.Tensor) -> torch.Tensor:
     """See `Ops.head`. No rows are a batch too: one that only writes keys and values."""
     if not rows.shape[0]:
         return x.new_empty((0, model.unembedding.shape[0]))
-    return _head(x.index_select(0, rows), model)
+    logits: torch.Tensor = _head(x.index_select(0, rows), model)
+    return logits
 
 
 _head = by_row(lambda x, model: cpu.OPS.head(x, model, torch.zeros(1, dtype=torch.int64)), 0)

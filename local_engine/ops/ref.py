@@ -24,8 +24,8 @@ def qkv(
     """See `Ops.qkv`."""
     heads, dim = kv.keys.shape[-2:]
     t = reference.rms_norm(x, layer.attn_norm)
-    rows = linear(t, layer.qkv_weight, layer.qkv_bias).unflatten(-1, (-1, dim))
-    q, k, v = rows.split((rows.shape[1] - 2 * heads, heads, heads), dim=1)
+    rows = linear(t, layer.qkv_weight, layer.qkv_bias).view(x.shape[0], -1, dim)
+    q, k, v = torch.split(rows, [rows.shape[1] - 2 * heads, heads, heads], dim=1)
     cos, sin = rope.cos.index_select(0, positions), rope.sin.index_select(0, positions)
     kv.keys.view(-1, heads, dim).index_copy_(0, slots, reference.rotate(k, cos, sin))
     kv.values.view(-1, heads, dim).index_copy_(0, slots, v)

@@ -96,7 +96,7 @@ def engine_over(checkpoint: Checkpoint, **options: Any) -> Engine:
         "step_tokens": 64,
         "max_running": 8,
     }
-    return open_engine(checkpoint, EngineOptions(**{**given, **options}))  # type: ignore[arg-type]
+    return open_engine(checkpoint, EngineOptions(**{**given, **options}))
 
 
 def submit(engine: Engine, request: Request) -> Generation:

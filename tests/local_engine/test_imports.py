@@ -38,3 +38,12 @@ def test_a_part_of_the_engine_does_not_import_what_it_has_no_use_for(
     statement: str, absent: set[str]
 ) -> None:
     assert not loaded_after(statement) & absent
+
+
+def test_the_engines_core_needs_nothing_beside_torch_numpy_and_safetensors() -> None:
+    def packages(statement: str) -> set[str]:
+        return {name.partition(".")[0] for name in loaded_after(statement)} - sys.stdlib_module_names
+
+    core = packages("import local_engine.opening, local_engine.ops.exact, local_engine.mxfp4")
+
+    assert core - packages("import torch, numpy, safetensors.torch") == {"local_engine"}

@@ -1,11 +1,12 @@
-"""The reference model computes what transformers' GptOss computes, and the comparison can fail."""
+"""Every path computes what transformers' GptOss computes, and the comparison can fail."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import replace
+import json
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,18 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 from local_engine import reference
 from local_engine.checkpoint import open_checkpoint
-from local_engine.config import ModelConfig
+from local_engine.model import forward
+from local_engine.ops import Ops, cpu, exact, ref
 from local_engine.reference import ReferenceModel
+from tests.local_engine.batches import Tables, kv_for, load, logits_of
+from tests.local_engine.mutants import HEARING, LOWER_CLAMP, MATHS, MUTANTS, Mutant, hearing
 
 TOKENS = 260
 """More than twice the window of 128, so that keys leave it."""
 TOLERANCE = 1e-4
+OPS = {"ref": ref.OPS, "exact": exact.OPS, "cpu": cpu.OPS}
+
+Theirs = Callable[[list[int]], torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -28,24 +35,46 @@ def tokens() -> list[int]:
     return torch.randint(0, 512, (TOKENS,), generator=generator).tolist()
 
 
+def transformers_on(path: Path, dtype: torch.dtype) -> Theirs:
+    """transformers' fp32 logits [T, V] of T tokens, computed in `dtype`."""
+    model = AutoModelForCausalLM.from_pretrained(
+        path, quantization_config=Mxfp4Config(dequantize=True), dtype=dtype, attn_implementation="eager"
+    )
+
+    @torch.inference_mode()
+    def forward(tokens: list[int]) -> torch.Tensor:
+        logits: torch.Tensor = model(torch.tensor([tokens])).logits[0].float()
+        return logits
+
+    return forward
+
+
 @pytest.fixture(scope="module")
 def theirs(tiny: dict[str, Path], tokens: list[int]) -> torch.Tensor:
     """transformers' logits [T, V] in fp32 on the same checkpoint."""
-    model = AutoModelForCausalLM.from_pretrained(
-        tiny["hf"],
-        quantization_config=Mxfp4Config(dequantize=True),
-        dtype=torch.float32,
-        attn_implementation="eager",
-    )
-    with torch.inference_mode():
-        logits: torch.Tensor = model(torch.tensor([tokens])).logits[0]
-    return logits
+    return transformers_on(tiny["hf"], torch.float32)(tokens)
 
 
-def ours(path: Path, tokens: list[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Our logits [T, V] from one prefill."""
+@pytest.fixture(scope="module")
+def rounded(tiny: dict[str, Path]) -> Theirs:
+    """transformers in bf16 on the same checkpoint."""
+    return transformers_on(tiny["hf"], torch.bfloat16)
+
+
+def oracle(path: Path, tokens: list[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The reference's logits [T, V] from one prefill."""
     model = ReferenceModel(open_checkpoint(path), dtype)
     return model.forward(tokens, model.new_cache())
+
+
+def ours(
+    path: Path, tokens: list[int], ops: Ops, dtype: torch.dtype = torch.float32, mutant: Mutant | None = None
+) -> torch.Tensor:
+    """Logits [T, V] from one prefill through a set of operations, spoilt or not."""
+    model = load(open_checkpoint(path), dtype)
+    if mutant is not None:
+        model, ops = mutant.weights(model), mutant.ops(ops)
+    return logits_of(model, ops, [tokens])[0]
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -55,11 +84,19 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("form", ["hf", "original"])
-def test_every_logit_agrees_with_transformers(
+def test_every_logit_of_the_reference_agrees_with_transformers(
     tiny: dict[str, Path], tokens: list[int], theirs: torch.Tensor, form: str
 ) -> None:
     assert theirs.std() > 0.5
-    assert distance(ours(tiny[form], tokens), theirs) <= TOLERANCE
+    assert distance(oracle(tiny[form], tokens), theirs) <= TOLERANCE
+
+
+@pytest.mark.parametrize("form", ["hf", "original"])
+@pytest.mark.parametrize("ops", OPS.values(), ids=OPS.keys())
+def test_every_logit_of_the_operations_agrees_with_transformers(
+    tiny: dict[str, Path], tokens: list[int], theirs: torch.Tensor, form: str, ops: Ops
+) -> None:
+    assert distance(ours(tiny[form], tokens, ops), theirs) <= TOLERANCE
 
 
 def test_both_clamps_of_the_swiglu_are_hit(
@@ -73,7 +110,7 @@ def test_both_clamps_of_the_swiglu_are_hit(
         return original(h, limit)
 
     monkeypatch.setattr(reference, "swiglu", watched)
-    ours(tiny["hf"], tokens)
+    oracle(tiny["hf"], tokens)
     gate = torch.cat([h[:, 0::2].flatten() for h in seen])
     linear = torch.cat([h[:, 1::2].flatten() for h in seen])
 
@@ -83,96 +120,174 @@ def test_both_clamps_of_the_swiglu_are_hit(
     assert (linear < -7).any()
 
 
-def rounded_bounds(config: ModelConfig) -> tuple[torch.Tensor, float]:
-    """YaRN with its bounds rounded outwards, as `truncate: true` has it."""
-    half = config.head_dim // 2
-    freq = config.rope_theta ** (torch.arange(half, dtype=torch.float32) / half)
-
-    def bound(rotations: float) -> float:
-        span = config.initial_context_length / (rotations * 2 * math.pi)
-        return half * math.log(span) / math.log(config.rope_theta)
-
-    low, high = math.floor(bound(config.rope_ntk_beta)), math.ceil(bound(config.rope_ntk_alpha))
-    ramp = ((torch.arange(half, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
-    scaled = ramp / (config.rope_scaling_factor * freq) + (1 - ramp) / freq
-    return scaled, 0.1 * math.log(config.rope_scaling_factor) + 1
+def spoil(monkeypatch: pytest.MonkeyPatch, maths: Mapping[str, Callable[..., Any]]) -> None:
+    """Replaces functions of the reference, which the operations use too."""
+    for name, change in maths.items():
+        monkeypatch.setattr(reference, name, change)
 
 
-def pairwise(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """RoPE over neighbouring pairs, as in GPT-J."""
-    first, second = x[..., 0::2], x[..., 1::2]
-    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
-
-
-def unclamped(h: torch.Tensor, limit: float, *, gate: bool) -> torch.Tensor:
-    """The swiglu with only one of its two clamps, `gate` or the other."""
-    first, second = h[..., 0::2], h[..., 1::2]
-    first = first.clamp(max=limit) if gate else first
-    second = second if gate else second.clamp(-limit, limit)
-    return first * torch.sigmoid(1.702 * first) * (second + 1)
-
-
-def mutants() -> Iterator[tuple[str, str, object]]:
-    """Plausible mistakes: the function to replace and what it would be."""
-    attend, swiglu, route, yarn = reference.attend, reference.swiglu, reference.route, reference.yarn
-
-    yield "rounded yarn bounds", "yarn", rounded_bounds
-    yield "no yarn concentration", "yarn", lambda c: (yarn(c)[0], 1.0)
-    yield "yarn left out", "yarn", lambda c: (yarn(replace(c, rope_scaling_factor=1.0))[0], yarn(c)[1])
-    yield "pairs side by side", "rotate", pairwise
-    yield (
-        "window one too long",
-        "attend",
-        lambda q, k, v, s, w: attend(q, k, v, s, None if w is None else w + 1),
-    )
-    yield (
-        "window one too short",
-        "attend",
-        lambda q, k, v, s, w: attend(q, k, v, s, None if w is None else w - 1),
-    )
-    yield "no window", "attend", lambda q, k, v, s, w: attend(q, k, v, s, None)
-    yield "no sink", "attend", lambda q, k, v, s, w: attend(q, k, v, torch.full_like(s, -torch.inf), w)
-    yield "scaled sink", "attend", lambda q, k, v, s, w: attend(q, k, v, s / 8, w)
-    # A lower clamp on the gate is not among these: silu(-7) is -5e-5, so it changes nothing that fp32 shows.
-    yield "no clamp on the gate", "swiglu", lambda h, limit: unclamped(h, limit, gate=False)
-    yield "no clamp on the linear half", "swiglu", lambda h, limit: unclamped(h, limit, gate=True)
-    yield (
-        "gate and linear in halves",
-        "swiglu",
-        lambda h, limit: swiglu(torch.stack(h.chunk(2, dim=-1), dim=-1).flatten(-2), limit),
-    )
-    yield (
-        "softmax over all experts",
-        "route",
-        lambda t, w, b, top: (
-            route(t, w, b, top)[0],
-            torch.softmax(t @ w.T + b, -1).gather(-1, route(t, w, b, top)[0]),
-        ),
-    )
-
-
-@pytest.mark.parametrize(("name", "change"), [m[1:] for m in mutants()], ids=[m[0] for m in mutants()])
-def test_a_mistake_exceeds_the_tolerance(
+@pytest.mark.parametrize(
+    "maths",
+    [mutant.maths for mutant in MATHS]
+    + [{"attend": hearing(reference.attend, change)} for change in HEARING.values()],
+    ids=[mutant.name for mutant in MATHS] + list(HEARING),
+)
+def test_a_mistake_in_the_reference_exceeds_the_tolerance(
     tiny: dict[str, Path],
     tokens: list[int],
     theirs: torch.Tensor,
     monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    change: object,
+    maths: Mapping[str, Callable[..., Any]],
 ) -> None:
-    monkeypatch.setattr(reference, name, change)
+    spoil(monkeypatch, maths)
 
-    assert distance(ours(tiny["hf"], tokens), theirs) > 10 * TOLERANCE
+    assert distance(oracle(tiny["hf"], tokens), theirs) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mistake_in_the_operations_or_weights_exceeds_the_tolerance(
+    tiny: dict[str, Path],
+    tokens: list[int],
+    theirs: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    mutant: Mutant,
+) -> None:
+    spoil(monkeypatch, mutant.maths)
+
+    for ops in (cpu.OPS, ref.OPS):
+        assert distance(ours(tiny["hf"], tokens, ops, mutant=mutant), theirs) > 10 * TOLERANCE
+
+
+def test_a_lower_clamp_on_the_gate_exceeds_the_tolerance_where_the_limit_is_low(
+    tiny: dict[str, Path], tokens: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "low"
+    shutil.copytree(tiny["hf"], checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"swiglu_limit": 1.0}))
+    theirs = transformers_on(checkpoint, torch.float32)(tokens)
+
+    assert distance(ours(checkpoint, tokens, cpu.OPS), theirs) <= TOLERANCE
+    spoil(monkeypatch, LOWER_CLAMP.maths)
+    assert distance(ours(checkpoint, tokens, cpu.OPS), theirs) > 10 * TOLERANCE
+
+
+def divergence(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean over rows of KL(b, a) of the distributions that logits [T, V] stand for."""
+    found = torch.nn.functional.kl_div(
+        a.log_softmax(-1), b.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    return float(found)
 
 
 def test_bf16_stays_close_to_fp32_in_distribution(
     tiny: dict[str, Path], tokens: list[int], theirs: torch.Tensor
 ) -> None:
     # Only on average: where rounding makes the router choose another expert, single logits move far.
-    logits = ours(tiny["hf"], tokens, torch.bfloat16)
-    divergence = torch.nn.functional.kl_div(
-        logits.log_softmax(-1), theirs.log_softmax(-1), log_target=True, reduction="batchmean"
-    )
+    logits = oracle(tiny["hf"], tokens, torch.bfloat16)
 
-    assert float(divergence) < 0.1
+    assert divergence(logits, theirs) < 0.1
     assert float((logits - theirs).abs().mean()) < 0.3
+
+
+# Two right implementations in bf16 were measured at a mean of 0.02 to 0.03 and a divergence of 2e-3 to 6e-3
+# on this model over several prompts (0.054 and 3e-3 on a like one, window 16): twice that is allowed.
+# The largest difference says nothing: it is 1.0 wherever rounding makes the router choose another expert.
+BF16_MEAN, BF16_DIVERGENCE = 0.06, 1e-2
+ROUNDED_OPS = {"ref": ref.OPS, "cpu": cpu.OPS}
+
+
+@pytest.mark.parametrize("ops", ROUNDED_OPS.values(), ids=ROUNDED_OPS.keys())
+def test_the_operations_in_bf16_stay_close_to_transformers_in_bf16(
+    tiny: dict[str, Path], tokens: list[int], rounded: Theirs, ops: Ops
+) -> None:
+    logits, wanted = ours(tiny["hf"], tokens, ops, torch.bfloat16), rounded(tokens)
+
+    assert float((logits - wanted).abs().mean()) < BF16_MEAN
+    assert divergence(logits, wanted) < BF16_DIVERGENCE
+
+
+FINE = {
+    "rounded yarn bounds",
+    "no clamp on the linear half",
+    "window one too long",
+    "window one too short",
+    "no sink",
+    "scaled sink",
+}
+"""Mistakes that rounding to bf16 hides on this model: for these there is the gate in fp32."""
+
+
+@pytest.mark.parametrize(
+    "mutant", [mutant for mutant in MUTANTS if mutant.name not in FINE], ids=lambda mutant: mutant.name
+)
+def test_a_coarse_mistake_leaves_the_bounds_of_bf16(
+    tiny: dict[str, Path],
+    tokens: list[int],
+    rounded: Theirs,
+    monkeypatch: pytest.MonkeyPatch,
+    mutant: Mutant,
+) -> None:
+    spoil(monkeypatch, mutant.maths)
+    logits = ours(tiny["hf"], tokens, cpu.OPS, torch.bfloat16, mutant)
+
+    assert divergence(logits, rounded(tokens)) > BF16_DIVERGENCE
+
+
+PROMPTS = [10, 60, 150]
+"""Lengths."""
+STEPS, TOP = 16, 5
+
+Greedy = list[tuple[int, list[int]]]
+"""What was chosen, step by step, beside the likeliest tokens of the step."""
+
+
+def their_greedy(rounded: Theirs, prompt: list[int]) -> Greedy:
+    """transformers' likeliest continuation."""
+    found: Greedy = []
+    for _ in range(STEPS):
+        best = rounded(prompt + [token for token, _ in found])[-1].topk(TOP).indices.tolist()
+        found.append((best[0], best))
+    return found
+
+
+def our_greedy(path: Path, prompts: list[list[int]], ops: Ops) -> list[Greedy]:
+    """The likeliest continuations of all prompts side by side: one prefill, then one row of each a step."""
+    model = load(open_checkpoint(path), torch.bfloat16)
+    tables = Tables.of(len(prompts), max(PROMPTS) + STEPS, shuffled=1, window=model.config.sliding_window)
+    kv = kv_for(model, tables)
+    found: list[Greedy] = [[] for _ in prompts]
+    pieces = [(n, prompt, 0) for n, prompt in enumerate(prompts)]
+    for _ in range(STEPS):
+        last = [sum(len(piece) for _, piece, _ in pieces[: n + 1]) - 1 for n in range(len(pieces))]
+        best = forward(model, tables.batch(pieces, rows=last), kv, ops).topk(TOP).indices.tolist()
+        pieces = [
+            (n, [ids[0]], position + len(piece))
+            for ids, (n, piece, position) in zip(best, pieces, strict=True)
+        ]
+        for ids, greedy in zip(best, found, strict=True):
+            greedy.append((ids[0], ids))
+    return found
+
+
+def close(a: Greedy, b: Greedy) -> bool:
+    """Whether, where two continuations part, each side's token is among the other's likeliest."""
+    for (ours, our_top), (theirs, their_top) in zip(a, b, strict=True):
+        if ours != theirs:
+            # Behind a difference the two are about different texts.
+            return ours in their_top and theirs in our_top
+    return True
+
+
+@pytest.mark.parametrize("ops", ROUNDED_OPS.values(), ids=ROUNDED_OPS.keys())
+def test_greedy_continuations_in_bf16_part_from_transformers_only_between_likely_tokens(
+    tiny: dict[str, Path], tokens: list[int], rounded: Theirs, ops: Ops
+) -> None:
+    prompts = [tokens[:length] for length in PROMPTS]
+    spoilt = next(mutant for mutant in MUTANTS if mutant.name == "pairs side by side")
+    wanted = [their_greedy(rounded, prompt) for prompt in prompts]
+
+    assert all(map(close, our_greedy(tiny["hf"], prompts, ops), wanted))
+    with pytest.MonkeyPatch.context() as patch:
+        spoil(patch, spoilt.maths)
+        assert not all(map(close, our_greedy(tiny["hf"], prompts, ops), wanted))

@@ -172,6 +172,15 @@ CASES = {
             Read("commentary", "{}", "functions.g", "json", called=True),
         ],
     ),
+    "cut in a channel": ("<|channel|>comment", []),
+    "cut in a recipient": ("<|channel|>commentary to=func", []),
+    "cut in a recipient before the channel": (" to=", []),
+    "cut in a format": ("<|channel|>commentary to=functions.f <|constrain|>js", []),
+    "cut in a role": ("<|channel|>analysis<|message|>hm<|end|><|start|>assist", [Read("analysis", "hm")]),
+    "cut in the header of another role": (
+        "<|channel|>final<|message|>hi<|end|><|start|>functions.f to=assistant",
+        [Read("final", "hi")],
+    ),
     "only a start": ("<|start|>", []),
     "only ends": ("<|end|><|end|>", []),
     "nothing": ("", []),
@@ -346,7 +355,8 @@ def test_each_token_of_a_well_formed_turn_is_read_as_the_library_reads_it(
 ) -> None:
     theirs, ours = StreamableParser(library, Role.ASSISTANT), HarmonyParser(vocabulary)
     messages = 0
-    for token in sampled(turn, library, vocabulary):
+    tokens = sampled(turn, library, vocabulary)
+    for token in tokens:
         events = ours.push(token)
         theirs.process(token)
 
@@ -361,6 +371,17 @@ def test_each_token_of_a_well_formed_turn_is_read_as_the_library_reads_it(
         assert messages == len(theirs.messages)
     assert messages == len(turn)
     assert ours.done
+    at_once = library.parse_messages_from_completion_tokens(tokens, Role.ASSISTANT)
+    assert read(tokens, vocabulary) == [
+        Read(
+            str(message.channel),
+            message.content[0].text,
+            message.recipient,
+            (message.content_type or "").removeprefix("<|constrain|>") or None,
+            called=tokens[-1] == SPECIALS["<|call|>"] and message is at_once[-1],
+        )
+        for message in at_once
+    ]
 
 
 @settings(max_examples=200, deadline=None)

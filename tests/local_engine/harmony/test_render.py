@@ -204,6 +204,10 @@ def test_a_turn_ended_by_its_last_word_to_the_user_is_finished_in_whatever_chann
     )
 
     assert drop_finished_reasoning([user, thought, said]) == [user, said]
+    final = Message("assistant", "done", channel="final")
+    assert drop_finished_reasoning([user, thought, final, thought, call, answer]) == [
+        user, final, thought, call, answer
+    ]  # fmt: skip
     assert drop_finished_reasoning([user, thought, said, user]) == [user, said, user]
     loop = [user, thought, said, thought, call, answer, thought, said, call, call, answer, answer]
     assert drop_finished_reasoning(loop) == loop

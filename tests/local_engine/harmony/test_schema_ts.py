@@ -159,6 +159,14 @@ BEYOND = {
     "anyOf": ({"anyOf": [S, I, NULL]}, "string | number | null"),
     "anyOf with twins": ({"anyOf": [I, {"type": "number"}]}, "number"),
     "anyOf beside a type keeps the type": ({"type": "string", "anyOf": [S, I]}, "string"),
+    "anyOf beside a type lends it nothing": (
+        {"type": "object", "anyOf": [S | {"title": "t", "description": "d"}]},
+        "{\n}",
+    ),
+    "anyOf beside oneOf": (
+        {"type": "array", "items": {"oneOf": [S], "anyOf": [S, I], "enum": [1, 2]}},
+        "\n | string[]",
+    ),
     "allOf of objects": (
         {"allOf": [record(a=S) | {"required": ["a"]}, record(b=I) | {"required": ["b"]}]},
         "{\na: string,\nb: number,\n}",
@@ -263,6 +271,10 @@ BEYOND = {
         {"title": "Tree"} | record(parts={"type": "array", "items": {"$ref": "#"}, "description": "below"}),
         "{\n// below\nparts?: Tree[],\n}",
     ),
+    "array of itself beside other keys": (
+        {"title": "Tree", "type": "array", "items": {"$ref": "#", "enum": [1, 2]}},
+        "Tree[]",
+    ),
     "recursion through a name that is none": (
         {"$ref": "#/$defs/a b", "$defs": {"a b": {"type": "array", "items": {"$ref": "#/$defs/a b"}}}},
         "any[]",
@@ -325,6 +337,25 @@ def test_a_schema_that_contains_itself_ends() -> None:
     assert typescript(schema).count("string") == MAX_DEPTH
 
 
+def test_a_schema_that_contains_itself_twice_ends() -> None:
+    schema: dict[str, Any] = {"anyOf": []}
+    schema["anyOf"] += [schema, schema]
+
+    assert typescript(schema) == "any"
+
+
+def test_a_default_that_cannot_be_written_is_any() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    ring: list[Any] = []
+    ring.append(ring)
+    defaults = {"deep": deep, "ring": ring, "long": 10**5_000}
+    text = typescript(record(**{name: S | {"default": default} for name, default in defaults.items()}))
+
+    assert text == "{\n" + "".join(f"{name}?: string, // default: any\n" for name in defaults) + "}"
+
+
 def test_references_that_double_at_every_step_end_as_names() -> None:
     steps = {
         f"D{n}": record(a={"$ref": f"#/$defs/D{n + 1}"}, b={"$ref": f"#/$defs/D{n + 1}"}) for n in range(30)
@@ -342,6 +373,19 @@ def test_a_long_definition_is_not_repeated_without_end() -> None:
 
     assert text.count("x" * 999) == 60
     assert text.endswith("p998?: Long,\np999?: Long,\n}")
+
+
+def test_a_type_named_over_and_over_is_written_once() -> None:
+    schema = {"type": ["object", "null"] * 10_000, "properties": {f"p{n}": S for n in range(1_000)}}
+
+    assert typescript(schema).count("p999?: string,") == 1
+
+
+def test_many_parts_make_one_object() -> None:
+    parts = [record(**{f"p{n}": I}) | {"required": [f"p{n}"]} for n in range(30_000)]
+    text = typescript({"allOf": parts})
+
+    assert text == "{\n" + "".join(f"p{n}: number,\n" for n in range(30_000)) + "}"
 
 
 NO_SCHEMAS: list[Any] = [
