@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,6 +43,13 @@ class Origin:
     def fingerprint_prefix(self) -> str | None:
         """`douane-<preset>-random` for made checkpoints, so that no answer passes for the real model's."""
         return None if self.preset is None else f"douane-{self.preset}-random"
+
+
+class Source(Protocol):
+    """Where tensors come from, under their names on disk."""
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor."""
 
 
 class Shard:
@@ -106,7 +113,7 @@ class Checkpoint:
     origin: Origin
     dense: frozenset[str]
     _parts: Mapping[str, list[TensorSpec]]
-    _shards: Mapping[str, Shard]
+    _sources: Mapping[str, Source]
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor as stored: bf16 (f16 or f32 in some fine-tuned copies), or u8 for packed experts.
@@ -119,7 +126,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"`{self.path}` stores `{stem}` decoded, not as blocks and scales: read it as experts"
             )
-        parts = [self._shards[part.name].tensor(part.name) for part in self._parts[name]]
+        parts = [self._sources[part.name].tensor(part.name) for part in self._parts[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def experts(self, layer: int, matrix: str) -> tuple[torch.Tensor, torch.Tensor] | torch.Tensor:
@@ -133,7 +140,7 @@ class Checkpoint:
         if stem not in self.dense:
             return self.tensor(f"{stem}.blocks"), self.tensor(f"{stem}.scales")
         (part,) = self._parts[stem]
-        return self._shards[part.name].tensor(part.name).transpose(1, 2)
+        return self._sources[part.name].tensor(part.name).transpose(1, 2)
 
     @property
     def stored(self) -> list[TensorSpec]:

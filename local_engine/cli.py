@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from local_engine.errors import EngineError, SetupError
+from local_engine.starting import (
+    Running,
+    check_speaks,
+    demo_model,
+    device_of,
+    engine_over,
+    fit_of,
+    loading,
+    open_model,
+    takes_running,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from local_engine.checkpoint import Checkpoint
-    from local_engine.engine import Engine
-    from local_engine.memory import Fit
     from local_engine.terminal import Voice
 
 SECRET_VARIABLE = "DOUANE_ENGINE_SECRET"  # noqa: S105 - the name, not the secret
@@ -36,27 +42,6 @@ SECRET_HELP = f"File with the bearer secret; else the environment variable {SECR
 Command = Callable[..., None]
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """How to run a model, as the command line says it."""
-
-    dtype: Literal["bf16", "fp32"]
-    device: str
-    exact: bool
-    max_context_tokens: int | None
-    kv_gib: float | None
-    step_tokens: int
-    threads: int | None
-    ignore_memory: bool
-    max_running: int = 1
-
-    def at_once(self, answers: int) -> Running:
-        """The same for so many answers at once. Raises `click.UsageError` when a step cannot hold them."""
-        if self.step_tokens < answers:
-            raise click.UsageError(f"--step-tokens must be at least {answers}: each answer takes one a step")
-        return replace(self, max_running=answers)
-
-
 def _exits_3(command: Command) -> Command:
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -66,62 +51,6 @@ def _exits_3(command: Command) -> Command:
             click.echo(f"error: {error}", err=True)
             sys.exit(3)
 
-    return wrapped
-
-
-def _takes_running(command: Command) -> Command:
-    """The options that `serve`, `chat` and `bench` share, handed on as `running`."""
-    options = (
-        click.option(
-            "--dtype",
-            type=click.Choice(["bf16", "fp32"]),
-            default="bf16",
-            show_default=True,
-            help="What weights are held and computed in; experts stay packed.",
-        ),
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cpu", "cuda"]),
-            default="auto",
-            show_default=True,
-            help="Where to run; auto takes the GPU if there is one.",
-        ),
-        click.option(
-            "--exact",
-            is_flag=True,
-            help="Answers that do not depend on what runs beside them, to the bit: fp32 on the CPU, slow.",
-        ),
-        click.option(
-            "--max-context-tokens",
-            type=click.IntRange(1),
-            help="Prompt and answer together. Default: what the model was scaled for, or as much as fits.",
-        ),
-        click.option(
-            "--kv-gib",
-            type=click.FloatRange(0, min_open=True),
-            help="Memory for keys and values. Default: enough for what may run, within half of what is free.",
-        ),
-        click.option(
-            "--step-tokens",
-            type=click.IntRange(1),
-            default=256,
-            show_default=True,
-            help="Tokens computed in one step: more makes long prompts faster, and others wait longer.",
-        ),
-        click.option(
-            "--threads", type=click.IntRange(1), help="CPU threads; default: one for a small model."
-        ),
-        click.option("--ignore-memory", is_flag=True, help="Start even if the memory will not do."),
-    )
-    names = [field.name for field in fields(Running) if field.name != "max_running"]
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        running = Running(**{name: kwargs.pop(name) for name in names})
-        command(*args, running=running, **kwargs)
-
-    for option in reversed(options):
-        wrapped = option(wrapped)
     return wrapped
 
 
@@ -154,7 +83,7 @@ def main() -> None:
 @click.option(
     "--behind-proxy", is_flag=True, help="Something in front encrypts; allow plain HTTP beyond loopback."
 )
-@_takes_running
+@takes_running
 @_exits_3
 def serve(
     model: str,
@@ -185,7 +114,7 @@ def serve(
         port=port,
         models=names,
         dtype=running.dtype,
-        device=_device(running),
+        device=device_of(running),
         exact=running.exact,
         max_running=running.max_running,
         max_waiting=max_waiting,
@@ -197,16 +126,16 @@ def serve(
         behind_proxy=behind_proxy,
     )
     server.check_exposure(options)
-    checkpoint = _open(model)
-    _check_speaks(checkpoint)
-    fit = _fit(checkpoint, running)
+    checkpoint = open_model(model)
+    check_speaks(checkpoint)
+    fit = fit_of(checkpoint, running)
     options = replace(
         options,
         model=checkpoint.path,
         max_context_tokens=fit.max_context_tokens,
         kv_tokens=fit.kv_tokens,
     )
-    with _loading(checkpoint) as progress:
+    with loading(checkpoint) as progress:
         service = server.load_service(options, progress)
     server.serve(service, options)
 
@@ -228,7 +157,7 @@ def serve(
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Leaves out the unlikely rest of the tokens.")
 @click.option("--seed", type=int, help="Makes answers repeatable.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, reasoning included.")
-@_takes_running
+@takes_running
 @_exits_3
 def chat(
     model: str | None,
@@ -269,11 +198,11 @@ def chat(
             from local_engine.replay import Replay
             from local_engine.vocabulary import load_vocabulary
 
-            checkpoint = _open(model if model is not None else str(_demo()))
-            _check_speaks(checkpoint)
+            checkpoint = open_model(model if model is not None else str(demo_model()))
+            check_speaks(checkpoint)
             name = checkpoint.config.released_name or "gpt-oss"
             tokenizer = load_vocabulary(checkpoint.path, vocabulary)
-            engine = _engine(checkpoint, running)
+            engine = engine_over(checkpoint, running)
             engine.start()
             stack.callback(engine.close)
             voice = EngineVoice(engine, tokenizer, Replay(tokenizer))
@@ -310,7 +239,7 @@ def chat(
     "--answer-tokens", type=click.IntRange(2), default=64, show_default=True, help="Length of answers."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_takes_running
+@takes_running
 @_exits_3
 def bench(
     model: str,
@@ -331,15 +260,15 @@ def bench(
     batches = batches or (1, 4, 16)
     length = max(prompt_tokens + answer_tokens, running.max_context_tokens or 0)
     running = replace(running.at_once(max(batches)), max_context_tokens=length)
-    checkpoint = _open(model)
-    engine = _engine(checkpoint, running, quiet=as_json)
+    checkpoint = open_model(model)
+    engine = engine_over(checkpoint, running)
     engine.start()
     try:
         found = benchmark(
             engine,
             checkpoint.config,
             DTYPES[running.dtype],
-            _device(running),
+            device_of(running),
             batches=batches,
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
@@ -428,7 +357,7 @@ def inspect(
     from local_engine.machine import available
     from local_engine.opening import DTYPES
 
-    checkpoint = _open(model)
+    checkpoint = open_model(model)
     found = describe(checkpoint)
     found["memory"] = memory_of(
         checkpoint,
@@ -465,103 +394,3 @@ def read_secret(file: Path | None) -> str:
     if not secret.isascii() or any(letter.isspace() for letter in secret):
         raise SetupError("the secret must be one word of ascii letters: it travels in an http header")
     return secret
-
-
-def _note(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _open(model: str) -> Checkpoint:
-    """The checkpoint at a path, or behind a hub id."""
-    from local_engine.checkpoint import open_checkpoint
-    from local_engine.hub import resolve_model
-
-    return open_checkpoint(resolve_model(model, _note))
-
-
-def _demo() -> Path:
-    """The demo model, made on first use."""
-    from local_engine.hub import models_folder
-    from local_engine.make import cached_preset
-
-    folder, made = cached_preset(models_folder(), "demo")
-    _note(f"no `--model`: talking to the demo model, {'made now' if made else 'kept'} in {folder}")
-    return folder
-
-
-def _check_speaks(checkpoint: Checkpoint) -> None:
-    from local_engine.harmony.tokens import VOCABULARY_SIZE
-
-    if checkpoint.config.vocab_size != VOCABULARY_SIZE:
-        raise SetupError(
-            f"`vocab_size` is `{checkpoint.config.vocab_size}`: only a model with all {VOCABULARY_SIZE} "
-            "tokens can speak harmony; make one with `--preset demo`"
-        )
-
-
-def _device(running: Running) -> Literal["cpu", "cuda"]:
-    import torch
-
-    there = torch.cuda.is_available()
-    if running.device == "cuda" and not there:
-        raise SetupError("there is no CUDA device here: say `--device cpu`")
-    return "cuda" if there and running.device != "cpu" and not running.exact else "cpu"
-
-
-def _fit(checkpoint: Checkpoint, running: Running, *, quiet: bool = False) -> Fit:
-    """How the model lies in memory; says what is worth saying about it."""
-    from local_engine.machine import available
-    from local_engine.memory import fit
-    from local_engine.opening import DTYPES
-
-    device = _device(running)
-    found = fit(
-        checkpoint.config,
-        DTYPES[running.dtype],
-        device,
-        available(device),
-        max_running=running.max_running,
-        step_tokens=running.step_tokens,
-        max_context_tokens=running.max_context_tokens,
-        kv_bytes=None if running.kv_gib is None else int(running.kv_gib * (1 << 30)),
-        dense_experts=bool(checkpoint.dense),
-        ignore=running.ignore_memory,
-    )
-    for note in () if quiet else found.notes:
-        _note(f"note: {note}")
-    return found
-
-
-def _loading(checkpoint: Checkpoint) -> Any:
-    from local_engine.loading import Loading
-
-    return Loading(checkpoint.nbytes, _stderr())
-
-
-def _stderr() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _engine(checkpoint: Checkpoint, running: Running, *, quiet: bool = False) -> Engine:
-    """The engine over a checkpoint, loaded and not yet started."""
-    import torch
-
-    from local_engine.opening import EngineOptions, open_engine
-    from local_engine.serve import default_threads
-
-    if (threads := running.threads or default_threads(checkpoint)) is not None:
-        torch.set_num_threads(threads)
-    found = _fit(checkpoint, running, quiet=quiet)
-    options = EngineOptions(
-        dtype=running.dtype,
-        device=_device(running),
-        exact=running.exact,
-        max_running=running.max_running,
-        max_context_tokens=found.max_context_tokens,
-        kv_tokens=found.kv_tokens,
-        step_tokens=running.step_tokens,
-    )
-    with _loading(checkpoint) as progress:
-        return open_engine(checkpoint, options, progress)

@@ -177,7 +177,7 @@ class _Drawn:
         self._preset = Preset("drawn", config, _loud)
         self._seed = seed
 
-    def get_tensor(self, name: str) -> torch.Tensor:
+    def tensor(self, name: str) -> torch.Tensor:
         """The tensor, drawn anew."""
         return self._preset.tensor(self._specs[name], self._seed)
 
@@ -188,7 +188,7 @@ class _Empty:
     def __init__(self, config: ModelConfig) -> None:
         self._specs = {spec.name: spec for spec in tensor_specs(config)}
 
-    def get_tensor(self, name: str) -> torch.Tensor:
+    def tensor(self, name: str) -> torch.Tensor:
         """Memory of the right shape and type; no memory at all where tensors are fake."""
         spec = self._specs[name]
         return torch.empty(spec.shape, dtype=torch.uint8 if spec.dtype == "U8" else torch.bfloat16)
@@ -215,6 +215,7 @@ def _checkpoint(config: ModelConfig, source: _Drawn | _Empty) -> Checkpoint:
         config=config,
         format="original",
         origin=Origin(None, None),
+        dense=frozenset(),
         _parts={spec.name: [spec] for spec in specs},
-        _files={spec.name: source for spec in specs},
+        _sources={spec.name: source for spec in specs},
     )

@@ -281,6 +281,32 @@ def test_without_a_model_the_demo_is_made_and_named(demo: Path, monkeypatch: pyt
     assert f"no `--model`: talking to the demo model, made now in {demo}\n" in result.stderr
 
 
+def test_a_context_that_memory_shortens_is_told(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "local_engine.machine.available", lambda device: Available(device, 110 << 20, 1 << 30)
+    )
+    result = run("chat", "--model", str(demo), "--device", "cpu", typed="")
+
+    assert result.exit_code == 0
+    assert "note: the context is 16384 tokens of 131072: more keys and values do not fit" in result.stderr
+
+
+def test_exact_arithmetic_is_refused_where_it_is_not_to_be_had(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = run("bench", "--model", str(tiny["hf"]), "--exact")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (8 << 30, 8 << 30))
+    on_gpu = run("bench", "--model", str(tiny["hf"]), "--exact", "--dtype", "fp32", "--device", "cuda")
+
+    for result in (half, on_gpu):
+        assert result.exit_code == 3
+        assert (
+            "exact arithmetic is there on the CPU in fp32 only: say `--device cpu --dtype fp32`"
+            in result.stderr
+        )
+
+
 def test_what_cannot_speak_is_told_before_it_is_loaded(
     tiny: dict[str, Path], demo: Path, tmp_path: Path
 ) -> None:
