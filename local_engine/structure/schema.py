@@ -73,7 +73,7 @@ def arguments_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
         clean = {"type": "object"} | clean
     if "$ref" not in clean and clean["type"] != "object":
         raise SchemaError("must describe an object: give it `type: object`")
-    if all(key == "type" or key in ("properties", "required") and not clean[key] for key in clean):
+    if all(key == "type" or (key in ("properties", "required") and not clean[key]) for key in clean):
         return {"type": "object", "properties": {}, "additionalProperties": False}
     return clean
 

@@ -167,6 +167,7 @@ def test_a_strict_function_under_auto_leaves_the_final_message_free(
     free = Walk(structures, vocabulary, tools=[WEATHER])
     assert free.to("<|channel|>final").words() == {"<|message|>"}
     assert free.to("<|message|>Warm.").allowed() == ORDINARY | {RETURN}
+    assert free.turn.reasoning_tokens == 0
     free.to("<|return|>")
     held = Walk(structures, vocabulary, tools=[WEATHER])
     held.to("<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>")
