@@ -17,6 +17,7 @@ from local_engine.structure.grammars import KEPT_GRAMMARS, JsonGrammars
 from local_engine.structure.headers import call_header, channel_header, json_header, trie
 from local_engine.structure.request import FRAME_TOKENS, Structures, ToolSpec, reasoning_budget
 from local_engine.vocabulary import Vocabulary
+from tests.local_engine.test_imports import loaded_after
 
 LOOSE = ToolSpec("loose", {"properties": {"a": {"not": {}}}})
 STRICT = ToolSpec("strict", {"type": "object", "properties": {"a": {}}}, strict=True)
@@ -160,3 +161,8 @@ def test_threads_may_ask_and_fill_at_the_same_time(structures: Structures) -> No
         thread.join()
     assert len({one for filled in masks_of.values() for one in filled}) == 1
     assert [len(filled) for filled in masks_of.values()] == [20] * 4
+
+
+def test_structures_need_neither_torch_nor_a_server() -> None:
+    absent = {"torch", "gateway", "litellm", "fastapi", "pydantic"}
+    assert not loaded_after("import local_engine.structure.request") & absent
