@@ -12,12 +12,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from local_engine.errors import Fault
-from local_engine.harmony.tokens import FIRST_SPECIAL, RETURN, VOCABULARY_SIZE, Tokenizer
+from local_engine.harmony.tokens import FIRST_SPECIAL, RETURN, VOCABULARY_SIZE, Tokenizer, special_name
 from local_engine.structure import masks
 from local_engine.structure.schema import SchemaError
+from local_engine.vocabulary import SPLIT_PATTERN
 
 KEPT_GRAMMARS = 64
 
@@ -31,25 +32,8 @@ _REASONS = {
     "patternProperty regexes": "uses `patternProperties` that may overlap, which cannot be enforced",
     "min/maxProperties": "uses `minProperties` or `maxProperties` beside `properties` that are not required",
 }
+_REFUSED = "satisfy the grammar"
 _TOO_COMPLEX = "is too complex to enforce: use fewer alternatives and shorter counts"
-
-
-class _Words:
-    """A vocabulary in the shape that llguidance takes: the bytes of every token and which are special.
-
-    Its own adapter for tiktoken reads that library's private fields.
-    """
-
-    eos_token_id = RETURN
-    bos_token_id = None
-    special_token_ids = range(FIRST_SPECIAL, VOCABULARY_SIZE)
-
-    def __init__(self, vocabulary: Tokenizer) -> None:
-        self._vocabulary = vocabulary
-        self.tokens = [vocabulary.token_bytes(token) for token in range(VOCABULARY_SIZE)]
-
-    def __call__(self, text: bytes) -> list[int]:
-        return self._vocabulary.encode(text.decode("utf-8"))
 
 
 class JsonText:
@@ -66,6 +50,8 @@ class JsonText:
     def fill(self, mask: masks.Mask) -> None:
         """Writes which ordinary tokens may come next: none once nothing can be added.
 
+        Where the text can go on in one way only, it is the token with which the vocabulary would write it.
+
         Releases the interpreter lock meanwhile. Raises `Fault` when the schema turns out too complex.
         """
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
@@ -74,8 +60,11 @@ class JsonText:
         masks.clear_specials(mask)
 
     def push(self, token: int) -> bool:
-        """Takes a token; False when the grammar does not allow it, after which nothing works any more."""
-        return self._matcher.consume_token(token)
+        """Takes a token; False when the grammar does not allow it, after which nothing works any more.
+
+        An allowed token may lead to where the schema is too complex: then the next `fill` raises.
+        """
+        return self._matcher.consume_token(token) or _REFUSED not in self._matcher.get_error()
 
 
 class JsonGrammar:
@@ -93,8 +82,7 @@ class JsonGrammars:
     """Compiles schemas for one vocabulary. Takes 0.5 s to make; threads may share it."""
 
     def __init__(self, vocabulary: Tokenizer) -> None:
-        words = TokenizerWrapper(_Words(vocabulary))
-        self._tokenizer = LLTokenizer(words, slices=LLTokenizer.json_slices())
+        self._tokenizer = _tokenizer(vocabulary)
         self._limits = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
         self._kept: OrderedDict[str, JsonGrammar] = OrderedDict()
         self._lock = threading.Lock()
@@ -136,6 +124,20 @@ class JsonGrammars:
         if matcher.is_error():
             raise SchemaError(_reason(matcher.get_error()))
         return matcher
+
+
+def _tokenizer(vocabulary: Tokenizer) -> LLTokenizer:
+    # The way of `llguidance.tiktoken`, which reads private fields of tiktoken to get here. It needs no Python
+    # to encode forced text, so that a mask is never waiting for the interpreter lock.
+    made: LLTokenizer = LLTokenizer.from_tiktoken(  # type: ignore[attr-defined]
+        encoder={vocabulary.token_bytes(token): token for token in range(FIRST_SPECIAL)},
+        special_tokens={special_name(token): token for token in range(FIRST_SPECIAL, VOCABULARY_SIZE)},
+        pattern=SPLIT_PATTERN,
+        eos_token=RETURN,
+        n_vocab=VOCABULARY_SIZE,
+        slices=LLTokenizer.json_slices(),
+    )
+    return made
 
 
 def _reason(error: str) -> str:

@@ -22,8 +22,12 @@ from local_engine.structure.pattern import expanded_size, has_controls, has_flag
 MAX_DEPTH = 64
 """Levels of nested objects and lists; the compiler's own reader gives up at 128."""
 MAX_CHARS = 131_072
-MAX_CHOICES = 500
-"""Alternatives that hold objects or lists. The parser follows all of them at once and stops at 2,000."""
+MAX_SCHEMAS = 2000
+MAX_ALTERNATIVES = 500
+"""Of `anyOf`, `oneOf` and objects or lists in `enum` together. Compiling takes their square, and the parser
+gives up when it must follow 2,000 at once."""
+MAX_PATTERN_PROPERTIES = 100
+"""Each is compared with every other."""
 MAX_PATTERN_CHARS = 1024
 MAX_PATTERN_SIZE = 10_000
 MAX_EXACT = 2**53
@@ -69,7 +73,7 @@ def arguments_schema(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
         clean = {"type": "object"} | clean
     if "$ref" not in clean and clean["type"] != "object":
         raise SchemaError("must describe an object: give it `type: object`")
-    if not {key for key in clean if clean[key] not in ({}, [])} - {"type"}:
+    if all(key == "type" or (key in ("properties", "required") and not clean[key]) for key in clean):
         return {"type": "object", "properties": {}, "additionalProperties": False}
     return clean
 
@@ -80,11 +84,13 @@ class _Reader:
     def __init__(self) -> None:
         self._places: set[Place] = set()
         self._references: list[Place] = []
+        self._alternatives = 0
+        self._pattern_properties = 0
 
     def read(self, schema: Any, place: Place) -> Any:
         """The enforceable form of a subschema, which may also be `true` or `false`."""
         if isinstance(schema, bool):
-            self._places.add(place)
+            self._mark(place)
             return schema
         if not isinstance(schema, Mapping):
             raise SchemaError("has something else than an object or a boolean where a schema belongs")
@@ -92,7 +98,7 @@ class _Reader:
 
     def read_object(self, schema: Mapping[str, Any], place: Place) -> dict[str, Any]:
         """The enforceable form of a subschema that is an object."""
-        self._places.add(place)
+        self._mark(place)
         for keyword, value in schema.items():
             self._check_keyword(keyword, value, place)
         self._check_minimum_of_properties(schema)
@@ -119,6 +125,16 @@ class _Reader:
             raise SchemaError(f"uses `{keyword}`, which this engine cannot enforce: leave it out")
         raise SchemaError("uses a keyword that this engine does not know: leave it out")
 
+    def _mark(self, place: Place) -> None:
+        self._places.add(place)
+        if len(self._places) > MAX_SCHEMAS:
+            raise SchemaError(f"holds more than {MAX_SCHEMAS} schemas")
+
+    def _count_alternatives(self, more: int) -> None:
+        self._alternatives += more
+        if self._alternatives > MAX_ALTERNATIVES:
+            raise SchemaError(f"has more than {MAX_ALTERNATIVES} alternatives in `anyOf`, `oneOf` and `enum`")
+
     def _check_minimum_of_properties(self, schema: Mapping[str, Any]) -> None:
         # The grammar may repeat a key that `properties` does not name, and repeated keys count once.
         least = schema.get("minProperties", 0)
@@ -136,8 +152,7 @@ class _Reader:
         """`enum`."""
         if not isinstance(value, list) or not value:
             raise SchemaError(f"needs a list with something in it at `{keyword}`")
-        if sum(isinstance(one, Mapping | list) for one in value) > MAX_CHOICES:
-            raise SchemaError(f"has more than {MAX_CHOICES} objects and lists in one `{keyword}`")
+        self._count_alternatives(sum(isinstance(one, Mapping | list) for one in value))
         _check_value(value)
         return value
 
@@ -158,8 +173,8 @@ class _Reader:
         """`prefixItems`, `anyOf`, `oneOf` and `allOf`."""
         if not isinstance(value, list) or not value:
             raise SchemaError(f"needs a list with something in it at `{keyword}`")
-        if len(value) > MAX_CHOICES:
-            raise SchemaError(f"has more than {MAX_CHOICES} schemas in one `{keyword}`")
+        if keyword in ("anyOf", "oneOf"):
+            self._count_alternatives(len(value))
         return [self.read(one, (*place, keyword, str(n))) for n, one in enumerate(value)]
 
     def named(self, keyword: str, value: Any, place: Place) -> Any:
@@ -172,6 +187,9 @@ class _Reader:
     def patterns(self, keyword: str, value: Any, place: Place) -> Any:
         """`patternProperties`."""
         read = self.named(keyword, value, place)
+        self._pattern_properties += len(read)
+        if self._pattern_properties > MAX_PATTERN_PROPERTIES:
+            raise SchemaError(f"has more than {MAX_PATTERN_PROPERTIES} entries in `{keyword}`")
         for key in read:
             self.pattern(keyword, key, place)
         return read
