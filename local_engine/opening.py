@@ -9,9 +9,11 @@ import torch
 
 from local_engine.buffers import Buffers, Sizes
 from local_engine.checkpoint import Checkpoint
+from local_engine.config import ModelConfig
 from local_engine.engine import Engine
 from local_engine.errors import SetupError
 from local_engine.kv import BLOCK_TOKENS, BlockTables
+from local_engine.memory import window_blocks
 from local_engine.model import Progress, load_model, new_kv
 from local_engine.ops import Ops, cpu, exact, ref
 from local_engine.runner import ModelRunner
@@ -46,7 +48,7 @@ def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progre
     config = checkpoint.config
     longest = min(config.max_context_tokens, options.max_context_tokens or config.max_context_tokens)
     limits = Limits(options.max_running, options.step_tokens)
-    full, window = pool_blocks(options, longest, config.sliding_window)
+    full, window = pool_blocks(options, config, longest)
     device = torch.device(options.device)
     model = load_model(
         checkpoint, DTYPES[options.dtype], device, max_context_tokens=longest, progress=progress
@@ -69,16 +71,16 @@ def ops_for(options: EngineOptions) -> Ops:
     return cpu.OPS if options.device == "cpu" else ref.OPS
 
 
-def pool_blocks(options: EngineOptions, longest: int, window: int) -> tuple[int, int]:
+def pool_blocks(options: EngineOptions, config: ModelConfig, longest: int) -> tuple[int, int]:
     """Blocks (full, window) of the pools. Raises `SetupError` when not even one sequence fits."""
-    least_full, least_window = blocks_needed(longest, options.step_tokens, window)
-    tokens = options.kv_tokens or options.max_running * longest
-    full = -(-tokens // BLOCK_TOKENS)
-    if full < least_full:
+    least, _ = blocks_needed(longest, options.step_tokens, config.sliding_window)
+    if options.kv_tokens is None:
+        full = options.max_running * least
+    else:
+        full = -(-options.kv_tokens // BLOCK_TOKENS)
+    if full < least:
         raise SetupError(
-            f"the cache holds {tokens} tokens, but one sequence of {longest} needs "
-            f"{least_full * BLOCK_TOKENS}: allow it more, or lower `--max-context-tokens`"
+            f"the cache holds {full * BLOCK_TOKENS} tokens, but one sequence of {longest} needs "
+            f"{least * BLOCK_TOKENS}: allow it more, or lower `--max-context-tokens`"
         )
-    # Each running sequence keeps its window, one takes a prompt's chunk, and as much again stays cached.
-    running = options.max_running * (window // BLOCK_TOKENS + 2)
-    return full, max(least_window, min(full, 2 * running + least_window + full // 4))
+    return full, window_blocks(config, full, options.max_running, longest, options.step_tokens)

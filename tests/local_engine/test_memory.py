@@ -147,7 +147,7 @@ def test_a_pool_stays_in_its_share_and_always_holds_one_whole_context(
     assert window >= least_window
     assert full <= max(running * blocks_needed(min(8192, context), step, 128)[0], least)
     options = EngineOptions(max_running=running, step_tokens=step, kv_tokens=full * 16)
-    assert pool_blocks(options, context, 128) == (full, window)
+    assert pool_blocks(options, GPT_OSS_20B, context) == (full, window)
 
 
 def test_with_memory_to_spare_every_running_sequence_has_its_8192_tokens() -> None:
