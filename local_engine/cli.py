@@ -22,8 +22,6 @@ from local_engine.starting import (
     demo_model,
     device_of,
     engine_over,
-    fit_of,
-    loading,
     open_model,
     takes_running,
 )
@@ -63,7 +61,7 @@ def main() -> None:
     With a model:  python -m local_engine chat --model openai/gpt-oss-20b
     As a server:   python -m local_engine serve --model openai/gpt-oss-20b
 
-    Exit status: 0 success, 2 a wrong command line, 3 an unusable setup.
+    Exit status: 0 success, 2 a wrong command line, 3 an unusable setup, 4 the device was lost.
     """
 
 
@@ -76,12 +74,25 @@ def main() -> None:
 @click.option(
     "--max-running", type=click.IntRange(1), default=16, show_default=True, help="Answers computed at once."
 )
-@click.option("--max-waiting", type=click.IntRange(0), default=8, show_default=True, help="Queue length.")
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(0),
+    default=64,
+    show_default=True,
+    help="Answers that may wait for their turn; more are refused with a time to come back.",
+)
 @click.option("--vocabulary", type=click.Path(path_type=Path), help="An o200k_base.tiktoken to use.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, pem.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, pem.")
 @click.option(
     "--behind-proxy", is_flag=True, help="Something in front encrypts; allow plain HTTP beyond loopback."
+)
+@click.option(
+    "--grace-s",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="How long running answers may take to end after SIGTERM; a second signal ends them.",
 )
 @takes_running
 @_exits_3
@@ -97,6 +108,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     behind_proxy: bool,
+    grace_s: float,
     running: Running,
 ) -> None:
     """Serve a model over OpenAI's API.
@@ -108,36 +120,22 @@ def serve(
 
     running = running.at_once(max_running)
     options = server.ServeOptions(
-        model=Path(model),
         secret=read_secret(secret_file),
         host=host,
         port=port,
         models=names,
-        dtype=running.dtype,
-        device=device_of(running),
-        exact=running.exact,
-        max_running=running.max_running,
-        max_waiting=max_waiting,
-        step_tokens=running.step_tokens,
         vocabulary=vocabulary,
-        threads=running.threads,
         tls_cert=tls_cert,
         tls_key=tls_key,
         behind_proxy=behind_proxy,
+        grace_s=grace_s,
     )
     server.check_exposure(options)
+    device_of(running)
     checkpoint = open_model(model)
     check_speaks(checkpoint)
-    fit = fit_of(checkpoint, running)
-    options = replace(
-        options,
-        model=checkpoint.path,
-        max_context_tokens=fit.max_context_tokens,
-        kv_tokens=fit.kv_tokens,
-    )
-    with loading(checkpoint) as progress:
-        service = server.load_service(options, progress)
-    server.serve(service, options)
+    engine = engine_over(checkpoint, running, max_waiting=max_waiting)
+    server.serve(server.service_of(checkpoint, engine, options), options)
 
 
 @main.command()

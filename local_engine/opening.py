@@ -36,7 +36,7 @@ class EngineOptions:
     device: str = "cpu"
     exact: bool = False
     max_running: int = 16
-    max_waiting: int = 8
+    max_waiting: int = 64
     max_context_tokens: int | None = None
     kv_tokens: int | None = None
     step_tokens: int = 256
@@ -74,10 +74,8 @@ def ops_for(options: EngineOptions) -> Ops:
 def pool_blocks(options: EngineOptions, config: ModelConfig, longest: int) -> tuple[int, int]:
     """Blocks (full, window) of the pools. Raises `SetupError` when not even one sequence fits."""
     least, _ = blocks_needed(longest, options.step_tokens, config.sliding_window)
-    if options.kv_tokens is None:
-        full = options.max_running * least
-    else:
-        full = -(-options.kv_tokens // BLOCK_TOKENS)
+    asked = options.kv_tokens
+    full = options.max_running * least if asked is None else -(-asked // BLOCK_TOKENS)
     if full < least:
         raise SetupError(
             f"the cache holds {full * BLOCK_TOKENS} tokens, but one sequence of {longest} needs "

@@ -1,4 +1,4 @@
-"""Runs the server: loads the model, listens, drains when told to, and ends when the device is lost."""
+"""Runs the server: listens, drains when told to, and ends when the device is lost."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import click
-import torch
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from local_engine.checkpoint import Checkpoint, open_checkpoint
+from local_engine.checkpoint import Checkpoint
 from local_engine.engine import Engine
 from local_engine.errors import SetupError
-from local_engine.harmony.tokens import VOCABULARY_SIZE
 from local_engine.metrics import Metrics
-from local_engine.opening import EngineOptions, open_engine
 from local_engine.replay import Replay
 from local_engine.server import create_app
 from local_engine.service import Service
@@ -37,7 +33,6 @@ GRACE_S = 30.0
 ENDING_S = 5
 """How long the last bytes of answers may take to leave once the engine has ended them."""
 BACKLOG = 128
-SMALL_MODEL_BYTES = 1 << 30
 DEFAULT_MODEL_NAME = "gpt-oss-20b"
 
 
@@ -45,79 +40,32 @@ DEFAULT_MODEL_NAME = "gpt-oss-20b"
 class ServeOptions:
     """How to serve. `models` empty means the released model of that shape, else `gpt-oss-20b`.
 
-    `grace_s` is how long running answers may take to end after SIGTERM. The fields that `EngineOptions` has
-    too are its.
+    `grace_s` is how long running answers may take to end after SIGTERM.
     """
 
-    model: Path
     secret: str
     host: str = "127.0.0.1"
     port: int = 8081
     models: tuple[str, ...] = ()
-    dtype: Literal["fp32", "bf16"] = "bf16"
-    device: str = "cpu"
-    exact: bool = False
-    max_running: int = 16
-    max_waiting: int = 8
-    max_context_tokens: int | None = None
-    kv_tokens: int | None = None
-    step_tokens: int = 256
     vocabulary: Path | None = None
-    threads: int | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     behind_proxy: bool = False
     grace_s: float = GRACE_S
 
-    @property
-    def engine(self) -> EngineOptions:
-        """How to run the model."""
-        return EngineOptions(
-            dtype=self.dtype,
-            device=self.device,
-            exact=self.exact,
-            max_running=self.max_running,
-            max_waiting=self.max_waiting,
-            max_context_tokens=self.max_context_tokens,
-            kv_tokens=self.kv_tokens,
-            step_tokens=self.step_tokens,
-        )
 
-
-def load_service(options: ServeOptions, progress: Callable[[str, int], None] | None = None) -> Service:
-    """Opens the checkpoint and makes the engine, not yet started. Raises `SetupError`.
-
-    `progress` is called with the name and the bytes of each tensor that was loaded.
-    """
-    checkpoint = open_checkpoint(options.model)
-    if checkpoint.config.vocab_size != VOCABULARY_SIZE:
-        raise SetupError(
-            f"`vocab_size` is `{checkpoint.config.vocab_size}`: only a model with all {VOCABULARY_SIZE} "
-            "tokens can speak harmony; make one with `--preset demo`"
-        )
-    if (threads := options.threads or default_threads(checkpoint)) is not None:
-        torch.set_num_threads(threads)
-    vocabulary = load_vocabulary(options.model, options.vocabulary)
-    engine = open_engine(checkpoint, options.engine, progress)
+def service_of(checkpoint: Checkpoint, engine: Engine, options: ServeOptions) -> Service:
+    """What requests need beside the engine. Raises `SetupError` for a vocabulary that is not there."""
+    vocabulary = load_vocabulary(checkpoint.path, options.vocabulary)
     return Service(
         engine=engine,
         vocabulary=vocabulary,
         structures=Structures(vocabulary),
         replay=Replay(vocabulary),
         metrics=Metrics(CollectorRegistry(), engine.load),
-        models=served_names(options, checkpoint),
+        models=options.models or (checkpoint.config.released_name or DEFAULT_MODEL_NAME,),
         fingerprint=checkpoint.fingerprint,
     )
-
-
-def default_threads(checkpoint: Checkpoint) -> int | None:
-    """One for a small model, whose operations are too short to share; None leaves the choice to torch."""
-    return 1 if checkpoint.nbytes < SMALL_MODEL_BYTES else None
-
-
-def served_names(options: ServeOptions, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The model ids to answer to."""
-    return options.models or (checkpoint.config.released_name or DEFAULT_MODEL_NAME,)
 
 
 def serve(service: Service, options: ServeOptions) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+SMALL_MODEL_BYTES = 1 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -176,12 +178,11 @@ def loading(checkpoint: Checkpoint) -> Loading:
     return Loading(checkpoint.nbytes, Console(stderr=True))
 
 
-def engine_over(checkpoint: Checkpoint, running: Running) -> Engine:
+def engine_over(checkpoint: Checkpoint, running: Running, *, max_waiting: int = 0) -> Engine:
     """The engine over a checkpoint, loaded and not yet started."""
     import torch
 
     from local_engine.opening import EngineOptions, open_engine
-    from local_engine.serve import default_threads
 
     if (threads := running.threads or default_threads(checkpoint)) is not None:
         torch.set_num_threads(threads)
@@ -191,12 +192,18 @@ def engine_over(checkpoint: Checkpoint, running: Running) -> Engine:
         device=device_of(running),
         exact=running.exact,
         max_running=running.max_running,
+        max_waiting=max_waiting,
         max_context_tokens=found.max_context_tokens,
         kv_tokens=found.kv_tokens,
         step_tokens=running.step_tokens,
     )
     with loading(checkpoint) as progress:
         return open_engine(checkpoint, options, progress)
+
+
+def default_threads(checkpoint: Checkpoint) -> int | None:
+    """One for a small model, whose operations are too short to share; None leaves the choice to torch."""
+    return 1 if checkpoint.nbytes < SMALL_MODEL_BYTES else None
 
 
 def note(text: str) -> None:

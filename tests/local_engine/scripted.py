@@ -186,7 +186,7 @@ def main(port: int, grace_s: float) -> None:
     """Serves the scripted model until told to end."""
     vocabulary = load_vocabulary()
     engine = scripted_engine(vocabulary, max_running=8, max_waiting=24)
-    options = ServeOptions(model=None, secret=SECRET, port=port, grace_s=grace_s)  # type: ignore[arg-type]
+    options = ServeOptions(secret=SECRET, port=port, grace_s=grace_s)
     serve(scripted_service(vocabulary, Structures(vocabulary), engine), options)
 
 

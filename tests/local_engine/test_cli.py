@@ -10,11 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import constants
 
+from local_engine.checkpoint import open_checkpoint
 from local_engine.cli import PRESET_NAMES, main, read_secret
 from local_engine.errors import SetupError
 from local_engine.machine import Available
+from local_engine.opening import EngineOptions, open_engine
 from local_engine.presets import PRESETS
-from local_engine.serve import ServeOptions, load_service
+from local_engine.serve import ServeOptions, service_of
 from local_engine.tensors import stored_as, tensor_specs
 from tests.local_engine.hub_server import COMMIT, REPO, hub_of, serving
 
@@ -119,11 +121,15 @@ def test_the_secret_is_read_from_its_file_without_the_line_end(tmp_path: Path) -
 
 
 def test_names_and_limits_come_from_the_options(demo: Path) -> None:
-    service = load_service(ServeOptions(model=demo, secret="s", models=("a", "b"), max_context_tokens=100))
-    default = load_service(ServeOptions(model=demo, secret="s", max_context_tokens=10**9))
+    checkpoint = open_checkpoint(demo)
 
-    assert (service.models, service.engine.max_context_tokens) == (("a", "b"), 100)
-    assert (default.models, default.engine.max_context_tokens) == (("gpt-oss-20b",), 131072)
+    def served(context: int, *models: str) -> tuple[tuple[str, ...], int]:
+        engine = open_engine(checkpoint, EngineOptions(max_running=1, max_context_tokens=context))
+        service = service_of(checkpoint, engine, ServeOptions(secret="s", models=models))
+        return service.models, service.engine.max_context_tokens
+
+    assert served(100, "a", "b") == (("a", "b"), 100)
+    assert served(10**9) == (("gpt-oss-20b",), 131072)
 
 
 @pytest.mark.parametrize("name", ["serve", "chat", "bench", "make-checkpoint", "inspect"])
