@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
-from local_engine.engine import Token
 from local_engine.harmony.parse import Event, HarmonyParser, Header, MessageEnd, MessageStart, TextDelta
 from local_engine.harmony.tokens import FIRST_SPECIAL, Tokenizer
+from local_engine.steps import Token
 from local_engine.text import Outlet, Shown, TokenLogprob
 
 FinishReason = Literal["stop", "length", "tool_calls"]

@@ -22,7 +22,6 @@ from local_engine.completion import (
     piece_chunk,
     usage_chunk,
 )
-from local_engine.engine import Grammar
 from local_engine.feed import Arrival, Feed
 from local_engine.harmony.render import render_prompt
 from local_engine.prompt import conversation_of, offered_tools
@@ -30,6 +29,7 @@ from local_engine.replay import Seen, SeenCall
 from local_engine.reply import assembled, respond
 from local_engine.sampling import SamplingParams
 from local_engine.service import CACHE_SALT_HEADER, Service, check_salt, sampling_of
+from local_engine.steps import Grammar
 from local_engine.structure.request import ResponseFormat as ResponseForm
 from local_engine.structure.request import Structures, ToolSpec
 from local_engine.wire import (

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from local_engine.completion import Envelope, Usage
-from local_engine.engine import Token
 from local_engine.errors import Refused
 from local_engine.feed import Feed
 from local_engine.harmony.tokens import FIRST_SPECIAL, Tokenizer
@@ -32,6 +31,7 @@ from local_engine.reply import assembled, respond
 from local_engine.sampling import SamplingParams
 from local_engine.scheduler import Reason
 from local_engine.service import CACHE_SALT_HEADER, Service, check_salt, sampling_of
+from local_engine.steps import Token
 from local_engine.text import Outlet, Shown, joined
 
 

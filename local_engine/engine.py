@@ -13,173 +13,21 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from local_engine.errors import Busy, DeviceLost, Fault, Refused, RequestError, Stopping
+from local_engine.generation import Choice, Generation, Pending, Watched
 from local_engine.kv import BLOCK_TOKENS, tenant_salt
 from local_engine.load import Load, Meter
 from local_engine.scheduler import Plan, Reason, Scheduler
 from local_engine.scheduler import Sequence as Running
+from local_engine.steps import Deliver, Failed, Finished, Grammar, Runner, Sampled, Step, Token
 
 if TYPE_CHECKING:
-    from local_engine.sampling import Logprobs, SamplingParams
+    from local_engine.sampling import SamplingParams
 
 log = logging.getLogger("local_engine.engine")
-
-
-class Grammar(Protocol):
-    """What one choice may say next."""
-
-    def fill(self, mask: Any) -> None:
-        """Sets in int32 [ceil(V / 32)] bit v % 32 of word v // 32 for each token v that may come next.
-
-        May be called on another thread than `accept`, never at the same time.
-        """
-
-    def accept(self, token: int) -> None:
-        """A token was sampled, one that the last mask allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """What a sampled row gave: a token, or -1 when its logits were unusable."""
-
-    token: int
-    logprobs: Logprobs | None
-
-
-class Ticket(Protocol):
-    """A step under way."""
-
-    def results(self) -> list[Sampled]:
-        """Waits for the step; one entry for each of `plan.sampling`, in order. Raises `DeviceLost`."""
-
-
-class Runner(Protocol):
-    """Computes steps. `overlaps`: a step may be launched before the one before it has given its results."""
-
-    @property
-    def overlaps(self) -> bool: ...
-
-    def launch(self, plan: Plan, grammars: Sequence[Grammar | None]) -> Ticket:
-        """Begins a step; `grammars` belong to `plan.sampling`. Raises `DeviceLost`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One sampled token of a choice, stop tokens included."""
-
-    choice: int
-    id: int
-    logprobs: Logprobs | None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A choice is over: a stop token, the token limit, or `cancel`. The cache held `cached_tokens` of its
-    prompt."""
-
-    choice: int
-    reason: Reason
-    cached_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The whole request broke off with an error that may be shown."""
-
-    error: RequestError
-
-
-Step = Token | Finished | Failed
-Deliver = Callable[[Step], None]
-
-
-@dataclass(slots=True, eq=False)
-class Choice:
-    """A sequence with what the engine keeps beside it."""
-
-    sequence: Running
-    generation: Generation
-    grammar: _Watched | None
-
-
-class _Watched:
-    """A grammar whose failure is remembered, so that it ends its own request and no other."""
-
-    def __init__(self, grammar: Grammar) -> None:
-        self._grammar = grammar
-        self.error: Exception | None = None
-
-    def fill(self, mask: Any) -> None:
-        try:
-            self._grammar.fill(mask)
-        except Exception as error:
-            self.error = error
-            mask.fill(-1)
-
-    def accept(self, token: int) -> None:
-        try:
-            self._grammar.accept(token)
-        except Exception as error:
-            self.error = error
-
-
-class Generation:
-    """One request's place in the engine: one or more choices over the same prompt."""
-
-    def __init__(self, engine: Engine, deliver: Deliver, submitted_s: float) -> None:
-        self.deliver = deliver
-        self.submitted_s = submitted_s
-        self.choices: tuple[Choice, ...] = ()
-        self._engine = engine
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Length of the prompt."""
-        return self.choices[0].sequence.prompt_tokens
-
-    def cancel(self, choice: int | None = None) -> None:
-        """Ends one choice, or all, before the next step; harmless at any time, from any thread."""
-        self._engine._cancel([c for c in self.choices if choice in (None, c.sequence.choice)])
-
-    def hold(self) -> None:
-        """Computes nothing more for this request until `release`: its reader is too slow."""
-        self._hold(True)
-
-    def release(self) -> None:
-        """Goes on."""
-        self._hold(False)
-
-    def _hold(self, held: bool) -> None:
-        for choice in self.choices:
-            choice.sequence.held = held
-        self._engine._wake()
-
-
-class Pending:
-    """Steps whose results are not taken yet: none, or one while the device works ahead of the host."""
-
-    def __init__(self, overlaps: bool) -> None:
-        self._overlaps = overlaps
-        self._steps: deque[tuple[Plan, Ticket]] = deque()
-
-    def settle(self, plan: Plan, ticket: Ticket | None) -> Iterator[tuple[Plan, Ticket]]:
-        """Takes the newest step (None: nothing was to do); yields those whose results are due, in order."""
-        if ticket is not None:
-            self._steps.append((plan, ticket))
-        left = 1 if self._overlaps and ticket is not None and not plan.synchronous else 0
-        while len(self._steps) > left:
-            yield self._steps.popleft()
-
-    def __bool__(self) -> bool:
-        return bool(self._steps)
-
-    def clear(self) -> None:
-        """Forgets what is under way."""
-        self._steps.clear()
 
 
 class Engine:
@@ -261,7 +109,7 @@ class Engine:
         leader: Running | None = None
         choices = []
         for number in range(n):
-            held_to = None if grammar is None else _Watched(grammar())
+            held_to = None if grammar is None else Watched(grammar())
             sequence = Running(number, list(prompt), params, salt, held_to is not None, leader)
             leader = leader or sequence
             choices.append(Choice(sequence, generation, held_to))

@@ -9,9 +9,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
-from local_engine.engine import Engine, Failed, Finished, Generation, Grammar, Step, Token
+from local_engine.engine import Engine
+from local_engine.generation import Generation
 from local_engine.metrics import Metrics
 from local_engine.sampling import SamplingParams
+from local_engine.steps import Failed, Finished, Grammar, Step, Token
 
 HIGH_WATER_STEPS = 256
 """From this many steps on that the client has not taken, nothing more is computed for it. The low-water mark

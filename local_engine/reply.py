@@ -13,11 +13,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from local_engine.arrival import Hangup, gone, read_body
-from local_engine.engine import Finished, Token
 from local_engine.errors import Fault, RequestError
 from local_engine.feed import Arrival, Feed
 from local_engine.scheduler import Reason
 from local_engine.service import Service
+from local_engine.steps import Finished, Token
 
 Job = TypeVar("Job")
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from local_engine.buffers import Buffers
-from local_engine.engine import Grammar, Sampled
 from local_engine.errors import DeviceLost
 from local_engine.kv import Copy
 from local_engine.model import KV, Model, forward
 from local_engine.ops import Ops
 from local_engine.sampling import Drawn, Logprobs, count
 from local_engine.scheduler import Plan
+from local_engine.steps import Grammar, Sampled
 
 MASK_THREADS = 2
 

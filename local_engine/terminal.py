@@ -21,7 +21,7 @@ from typing import Any, Protocol, TextIO, get_args
 from rich.console import Console
 
 from local_engine.answer import Assembler, ContentDelta, Piece, ReasoningDelta
-from local_engine.engine import Engine, Failed, Step, Token
+from local_engine.engine import Engine
 from local_engine.errors import EngineError
 from local_engine.harmony.conversation import Effort
 from local_engine.harmony.render import render_prompt
@@ -29,6 +29,7 @@ from local_engine.harmony.tokens import Tokenizer
 from local_engine.prompt import conversation_of
 from local_engine.replay import Replay, Seen
 from local_engine.sampling import SamplingParams
+from local_engine.steps import Failed, Step, Token
 from local_engine.wire import parse_chat_request
 
 HELP = """\

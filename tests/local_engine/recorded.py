@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from local_engine.checkpoint import Checkpoint
-from local_engine.engine import Engine, Failed, Finished, Generation, Grammar, Step, Ticket, Token
+from local_engine.engine import Engine
+from local_engine.generation import Generation
 from local_engine.opening import EngineOptions, open_engine
 from local_engine.sampling import Drawn, SamplingParams
 from local_engine.scheduler import Plan
+from local_engine.steps import Failed, Finished, Grammar, Step, Ticket, Token
 
 PATIENCE_S = 120.0
 """How long a test waits before it gives up; nothing asserts that things are fast."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from local_engine.engine import Engine, Grammar, Sampled
+from local_engine.engine import Engine
 from local_engine.errors import DeviceLost
 from local_engine.harmony.tokens import NAMES, RETURN, VOCABULARY_SIZE
 from local_engine.kv import BlockTables
@@ -31,6 +31,7 @@ from local_engine.scheduler import Limits, Plan, Scheduler
 from local_engine.scheduler import Sequence as Running
 from local_engine.serve import GRACE_S, ServeOptions, serve
 from local_engine.service import Service
+from local_engine.steps import Grammar, Sampled
 from local_engine.structure.request import Structures
 from local_engine.vocabulary import Vocabulary, load_vocabulary
 

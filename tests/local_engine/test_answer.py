@@ -19,8 +19,8 @@ from local_engine.answer import (
     ReasoningDelta,
     coalesced,
 )
-from local_engine.engine import Token
 from local_engine.sampling import Logprobs
+from local_engine.steps import Token
 from local_engine.text import StopFinder, TokenLogprob
 from local_engine.vocabulary import Vocabulary
 from tests.local_engine.scripted import encode

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from local_engine import mxfp4
 from local_engine.checkpoint import Checkpoint, open_checkpoint
-from local_engine.engine import Engine, Finished, Step, Token
+from local_engine.engine import Engine
 from local_engine.errors import CheckpointError
 from local_engine.inspection import inspect
 from local_engine.make import SHARD_BYTES, cached_preset, make_checkpoint
 from local_engine.opening import EngineOptions, open_engine
 from local_engine.presets import PRESETS
 from local_engine.sampling import SamplingParams
+from local_engine.steps import Finished, Step, Token
 from local_engine.tensors import tensor_specs
 
 

@@ -15,12 +15,13 @@ import pytest
 from openai.resources.completions import Completions
 
 from local_engine.completions import RawChoice
-from local_engine.engine import Engine, Token
+from local_engine.engine import Engine
 from local_engine.errors import Refused
 from local_engine.harmony.tokens import CHANNEL, END, MESSAGE, RETURN, START
 from local_engine.raw import NEUTRAL, CompletionRequest, parse_completion_request
 from local_engine.sampling import Logprobs
 from local_engine.server import create_app
+from local_engine.steps import Token
 from local_engine.structure.request import Structures
 from local_engine.text import Shown, joined
 from local_engine.vocabulary import Vocabulary

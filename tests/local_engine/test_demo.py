@@ -10,7 +10,7 @@ import torch
 
 from local_engine.checkpoint import open_checkpoint
 from local_engine.demo import ANALYSIS_WORDS, FINAL_WORDS, SPECIALS, STATES
-from local_engine.engine import Engine, Finished, Step, Token
+from local_engine.engine import Engine
 from local_engine.harmony.conversation import Message, system_message
 from local_engine.harmony.parse import HarmonyParser, MessageStart, TextDelta
 from local_engine.harmony.render import render_prompt
@@ -18,6 +18,7 @@ from local_engine.harmony.tokens import RETURN, STOP_TOKENS, VOCABULARY_SIZE
 from local_engine.inspection import inspect
 from local_engine.reference import ReferenceModel
 from local_engine.sampling import SamplingParams, sample
+from local_engine.steps import Finished, Step, Token
 from local_engine.vocabulary import Vocabulary
 
 GREETING = "Hello! I am a demo with random weights, so my words mean nothing; everything around me is real."

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from local_engine.engine import Engine, Failed, Finished, Generation, Grammar, Sampled, Token
+from local_engine.engine import Engine
 from local_engine.errors import Busy, DeviceLost, Fault, Refused, Stopping
+from local_engine.generation import Generation
 from local_engine.kv import BlockTables, tenant_salt
 from local_engine.sampling import SamplingParams
 from local_engine.scheduler import Limits, Plan, Scheduler
+from local_engine.steps import Failed, Finished, Grammar, Sampled, Token
 from tests.local_engine.recorded import PATIENCE_S, Request, submit
 from tests.local_engine.simulated import STOP, SimulatedDevice, expected
 

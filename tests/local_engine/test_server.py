@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from local_engine.engine import Engine, Generation
+from local_engine.engine import Engine
 from local_engine.errors import SetupError
 from local_engine.feed import HIGH_WATER_STEPS
+from local_engine.generation import Generation
 from local_engine.harmony.tokens import END, RETURN
 from local_engine.kv import tenant_salt
 from local_engine.sampling import SamplingParams

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from local_engine.engine import Engine, Grammar, Sampled
+from local_engine.engine import Engine
 from local_engine.kv import BlockTables
 from local_engine.scheduler import Limits, Plan, Scheduler
+from local_engine.steps import Grammar, Sampled
 
 
 @dataclass(frozen=True, slots=True)
