@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -20,6 +21,8 @@ from local_engine.kv import (
     block_key,
     tenant_salt,
 )
+from local_engine.model import kv_block_bytes
+from local_engine.presets import GPT_OSS_20B
 
 SALT = tenant_salt("a tenant")
 WINDOW = 128
@@ -274,3 +277,15 @@ def test_blocks_and_scheduler_need_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_10000_tokens_of_the_20b_shape_cost_24_kib_each_and_one_window() -> None:
+    blocks = BlockTables(700, 64, GPT_OSS_20B.sliding_window)
+    computed(blocks, [n % 97 for n in range(10_000)], chunk=256)
+    full, window = kv_block_bytes(GPT_OSS_20B, torch.bfloat16)
+
+    held = blocks.full.used * full + blocks.window.used * window
+
+    # Windowed layers keep the 127 positions before the next one: at most nine blocks, wherever they begin.
+    assert held <= 10_000 * 24.5 * 1024 + 9 * window
+    assert window == 12 * 2 * 16 * 8 * 64 * 2
