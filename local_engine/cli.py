@@ -99,13 +99,12 @@ def serve(
 @click.option("--seed", default=0, show_default=True)
 @_exits_3
 def make(out: Path, preset: str, format_: Literal["hf", "original"], seed: int) -> None:
-    """Write a random checkpoint; none of the presets is a trained model."""
+    """Write a checkpoint: a tiny trained demo, or random weights in another preset's shape."""
     from local_engine.make import make_checkpoint
 
     files = make_checkpoint(out, preset, format_, seed)
-    click.echo(
-        f"wrote {len(files)} files to {out}: random weights, preset `{preset}`, {format_} format, seed {seed}"
-    )
+    weights = "a tiny model for demos" if preset == "demo" else f"random weights, seed {seed}"
+    click.echo(f"wrote {len(files)} files to {out}: preset `{preset}`, {weights}, {format_} format")
 
 
 @main.command()

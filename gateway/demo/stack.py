@@ -1,7 +1,7 @@
-"""The demo's parts: a random checkpoint, a key, emulated Bedrock regions, and a gateway over them.
+"""The demo's parts: a tiny checkpoint, a key, emulated Bedrock regions, and a gateway over them.
 
-Nothing of it pretends: the model is random, the emulator says so in every answer and receipt, and the demo's
-signing key is marked as one that proves nothing.
+Nothing of it pretends: the model says that it is a tiny demo, the emulator says so in every answer and
+receipt, and the demo's signing key is marked as one that proves nothing.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ def prepare_state(state_dir: Path) -> None:
 
 
 async def make_checkpoint(directory: Path, report: Callable[[str], None] = click.echo) -> Path:
-    """Writes the random demo checkpoint once. Raises `EngineFailed`."""
+    """Writes the demo checkpoint once. Raises `EngineFailed`."""
     if (directory / "config.json").exists():
         return directory
-    report(f"writing a small random gpt-oss checkpoint to {directory} (once)")
+    report(f"writing a tiny gpt-oss checkpoint to {directory} (once)")
     part = directory.with_name(f"{directory.name}.part")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "local_engine", "make-checkpoint", str(part), "--preset", "demo",
@@ -112,7 +112,7 @@ def snippets(settings: Settings, port: int, key: str) -> str:
         "off": "off",
     }[settings.bedrock]
     model = (
-        "random weights made for the demo: well-formed nonsense"
+        "a tiny model trained on made-up conversations: it makes small talk and knows nothing"
         if settings.model and settings.model.name == "checkpoint"
         else settings.model
     )

@@ -32,10 +32,21 @@ def test_a_checkpoint_is_made_and_inspected(tmp_path: Path) -> None:
 
     assert (made.exit_code, made.output) == (
         0,
-        f"wrote 2 files to {out}: random weights, preset `tiny`, original format, seed 4\n",
+        f"wrote 2 files to {out}: preset `tiny`, random weights, seed 4, original format\n",
     )
     assert (found["preset"], found["seed"], found["format"]) == ("tiny", 4, "original")
     assert "weights: random: the right shape, no meaning\n" in run("inspect", str(out)).output
+
+
+def test_the_demo_is_made_and_inspected_as_a_tiny_model_that_was_trained(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    made = run("make-checkpoint", str(out))
+
+    assert made.output == f"wrote 2 files to {out}: preset `demo`, a tiny model for demos, hf format\n"
+    assert (
+        "weights: a tiny model trained on made-up conversations: it answers small talk and knows nothing\n"
+        in run("inspect", str(out)).output
+    )
 
 
 def test_making_a_checkpoint_twice_is_refused(tiny: dict[str, Path]) -> None:

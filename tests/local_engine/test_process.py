@@ -82,14 +82,14 @@ def test_the_demo_answers_as_gpt_oss_20b_and_says_what_it_is(demo: Path) -> None
             plain = client.chat.completions.create(model=model.id, messages=[user], seed=2)
         status = engine.end()
 
-    assert engine.announcement.startswith(
-        "local_engine: gpt-oss-20b (douane-demo-random) on http://127.0.0.1:"
-    )
-    assert (model.id, model.owned_by) == ("gpt-oss-20b", "douane-demo-random")
-    assert greedy.system_fingerprint == "douane-demo-random"
+    assert engine.announcement.startswith("local_engine: gpt-oss-20b (douane-demo) on http://127.0.0.1:")
+    assert (model.id, model.owned_by) == ("gpt-oss-20b", "douane-demo")
+    assert greedy.system_fingerprint == "douane-demo"
     assert greedy.choices[0].message.content == (
-        "Hello! I am a demo with random weights, so my words mean nothing; everything around me is real."
+        "I am a tiny demo model with the shape of gpt-oss. I was trained on made-up conversations."
     )
+    assert greedy.choices[0].message.model_extra is not None
+    assert greedy.choices[0].message.model_extra["reasoning"] == "This is about what I am."
     assert greedy.choices[0].finish_reason == "stop"
     assert streamed == plain.choices[0].message.content != ""
     assert (status, engine.printed) == (0, ["", ""])
