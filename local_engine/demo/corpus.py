@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from random import Random
 from typing import Any
@@ -56,6 +56,19 @@ class Conversation:
     said: tuple[Message, ...]
     calls_as_sampled: bool = False
 
+    def shortened(self) -> Conversation:
+        """The same turn with only as much before it as it needs: no system message, no earlier turns."""
+        first = 0 if self.kind == "date" else 1
+        if self.kind in LOOKING_BACK:
+            return replace(self, read=self.read[first:])
+        last = max(n for n, message in enumerate(self.read) if message.role == "user")
+        opening = tuple(m for m in self.read[first:last] if m.role in ("system", "developer"))
+        return replace(self, read=(*opening, *self.read[last:]))
+
+
+LOOKING_BACK = ("name", "more")
+"""Kinds whose answer is in an earlier turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -89,6 +102,10 @@ class Corpus:
             (self._plain, self._call, self._tool_answer, self._beside_tools, self._json), (55, 11, 9, 8, 17)
         )[0]
         return made()
+
+    def chance(self) -> float:
+        """A number from 0 up to 1."""
+        return self._random.random()
 
     def shuffled(self, count: int) -> list[int]:
         """The numbers below `count` in an order of its own."""

@@ -24,11 +24,16 @@ from local_engine.harmony.tokens import VOCABULARY_SIZE, Tokenizer
 
 STEPS = 4000
 BATCH_TOKENS = 2048
-POOL = 160
+POOL = 256
 """Conversations that are put in order of length before they are cut into batches."""
 
-PEAK_RATE = 5e-3
+PEAK_RATE = 4e-3
 WARM_UP = 100
+SHORT_UNTIL = 0.7
+SHORT, SHORT_LATER = 0.85, 0.15
+"""Until that share of the steps, and after it, so many conversations are shortened, so that more of them are
+seen in the same time."""
+
 LONGEST = 1000
 """Tokens; the few longer conversations are left out."""
 
@@ -65,8 +70,11 @@ def train(
     network = Network(config, parameters, torch.bfloat16)
     optimizer = torch.optim.Adam(parameters.values(), lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
     recent: list[float] = []
-    batches = make_batches(Corpus(seed), tokenizer, ids, batch_tokens)
+    corpus = Corpus(seed)
+    batches = make_batches(corpus, tokenizer, ids, batch_tokens, SHORT)
     for step in range(steps):
+        if step == int(SHORT_UNTIL * steps):
+            batches = make_batches(corpus, tokenizer, ids, batch_tokens, SHORT_LATER)
         batch = next(batches)
         wanted = torch.zeros_like(batch.learnt)
         wanted[:, :-1] = batch.learnt[:, 1:]
@@ -89,13 +97,21 @@ def rate(step: int, steps: int) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP))
 
 
-def make_batches(corpus: Corpus, tokenizer: Tokenizer, ids: list[int], tokens: int) -> Iterator[Batch]:
-    """Batches of about `tokens` tokens, padding included, of conversations of about equal length."""
+def make_batches(
+    corpus: Corpus, tokenizer: Tokenizer, ids: list[int], tokens: int, short: float
+) -> Iterator[Batch]:
+    """Batches of about `tokens` tokens, padding included, of conversations of about equal length.
+
+    `short` is the share of them that is shortened.
+    """
     row_of = {token: row for row, token in enumerate(ids)}
     while True:
         pool: list[tuple[list[int], list[bool]]] = []
         while len(pool) < POOL:
-            found, learnt = example(corpus.conversation(), tokenizer)
+            conversation = corpus.conversation()
+            if corpus.chance() < short:
+                conversation = conversation.shortened()
+            found, learnt = example(conversation, tokenizer)
             if len(found) <= LONGEST:
                 rows = [row_of.get(token, len(ids)) for token in found]
                 pool.append((rows, [y and r < len(ids) for r, y in zip(rows, learnt, strict=True)]))

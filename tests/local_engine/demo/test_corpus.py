@@ -121,6 +121,20 @@ def test_only_what_the_assistant_says_is_learnt(
         assert earlier.decode() == "".join(finals)
 
 
+def test_a_shortened_conversation_keeps_what_its_answer_rests_on(conversations: list[Conversation]) -> None:
+    for conversation in conversations:
+        short = conversation.shortened()
+        users = [m for m in short.read if m.role == "user"]
+        assert short.said == conversation.said
+        assert users[-1] == [m for m in conversation.read if m.role == "user"][-1]
+        assert short.read[-1] == conversation.read[-1]
+        assert [m for m in short.read if m.role == "developer"] == [
+            m for m in conversation.read if m.role == "developer"
+        ]
+        assert (short.read[0].role == "system") == (conversation.kind == "date")
+        assert len(users) == 1 or conversation.kind in ("name", "more")
+
+
 def test_json_answers_hold_what_the_response_format_asks_for(conversations: list[Conversation]) -> None:
     asked = [c for c in conversations if c.kind == "json"]
     for conversation in asked:

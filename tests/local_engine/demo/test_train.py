@@ -38,7 +38,7 @@ def test_a_few_steps_lower_the_loss_and_are_the_same_each_time(vocabulary: Vocab
 
 def test_a_batch_learns_no_token_that_has_no_row_of_its_own(vocabulary: Vocabulary) -> None:
     ids = used_tokens(vocabulary)
-    batches = make_batches(Corpus(1), vocabulary, ids, 1500)
+    batches = make_batches(Corpus(1), vocabulary, ids, 1500, 0.5)
     seen = [next(batches) for _ in range(30)]
 
     assert all(not batch.learnt[batch.rows == len(ids)].any() for batch in seen)
