@@ -69,6 +69,21 @@ class Conversation:
 LOOKING_BACK = ("name", "more")
 """Kinds whose answer is in an earlier turn."""
 
+KINDS = frozenset(
+    {
+        "topic",
+        "greeting",
+        "fallback",
+        "introduction",
+        "date",
+        "toolless",
+        "call",
+        "value",
+        "tool answer",
+        "json",
+    }
+).union(LOOKING_BACK)
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

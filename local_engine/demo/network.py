@@ -22,6 +22,10 @@ from local_engine.tensors import tensor_specs
 RARER = 20.0
 """How many times more often than it really stands for a token the shared row counts in the loss."""
 
+LOOKING_PAIRS = 9
+"""Pairs that rotate at their unscaled frequency under YaRN: enough to tell a distance from every other."""
+LOOKING_STRENGTH = 4.0
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -46,7 +50,25 @@ def initial_parameters(config: ModelConfig, rows: int, generator: torch.Generato
             spread *= 0.3 if "attn.out" in name or "mlp2" in name else 1.0
             values = torch.randn(shape, generator=generator) * spread
         parameters[name] = values.requires_grad_()
+    _look_back(parameters["block.0.attn.qkv.bias"], config)
+    # A token that is read is then the likeliest to be said: what copies a word need not know which one it is.
+    parameters["unembedding.weight"] = (parameters["embedding.weight"].detach() / 4).requires_grad_()
     return parameters
+
+
+@torch.no_grad()
+def _look_back(bias: torch.Tensor, config: ModelConfig) -> None:
+    """Makes the first layer's first head begin with a look at exactly the token before.
+
+    What is the same for every token leaves only RoPE: pair p of query and key adds cos((distance - 1) *
+    frequency_p), which peaks at distance one for all pairs together. Copying is learnt from such a head.
+    """
+    half = config.head_dim // 2
+    for pair in range(LOOKING_PAIRS):
+        frequency = config.rope_theta ** (-pair / half)
+        bias[pair] = LOOKING_STRENGTH * math.cos(frequency)
+        bias[pair + half] = -LOOKING_STRENGTH * math.sin(frequency)
+        bias[config.q_rows + pair] = LOOKING_STRENGTH
 
 
 class Network:

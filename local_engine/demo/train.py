@@ -17,25 +17,48 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
 from local_engine.config import ModelConfig
-from local_engine.demo.corpus import VERSION, Corpus, example, used_tokens
+from local_engine.demo.corpus import KINDS, VERSION, Corpus, example, used_tokens
 from local_engine.demo.expand import DEMO_CONFIG, IDS, STORED
 from local_engine.demo.network import Network, Tensors, counted, initial_parameters, pack
 from local_engine.harmony.tokens import VOCABULARY_SIZE, Tokenizer
 
-STEPS = 4000
-BATCH_TOKENS = 2048
-POOL = 256
+STEPS = 6000
+BATCH_TOKENS = 1024
+POOL = 200
 """Conversations that are put in order of length before they are cut into batches."""
 
-PEAK_RATE = 4e-3
-WARM_UP = 100
-SHORT_UNTIL = 0.7
-SHORT, SHORT_LATER = 0.85, 0.15
-"""Until that share of the steps, and after it, so many conversations are shortened, so that more of them are
-seen in the same time."""
+PEAK_RATE = 3e-3
+WARM_UP = 50
+LEVEL_UNTIL = 0.4
 
-LONGEST = 1000
-"""Tokens; the few longer conversations are left out."""
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is trained on until a share of the steps.
+
+    `echoes` is the share of the batches that are echoes, of at most `echoed` tokens. For the other batches
+    only conversations of `kinds` are taken, and a share `short` of them is shortened.
+    """
+
+    until: float
+    echoes: float
+    echoed: int = 20
+    short: float = 1.0
+    kinds: frozenset[str] = KINDS
+    longest: int = 1000
+
+
+SIMPLE = frozenset({"topic", "greeting", "fallback"})
+LESSONS = (
+    Lesson(0.05, echoes=1.0, echoed=9),
+    Lesson(0.15, echoes=0.15, kinds=SIMPLE, longest=100),
+    Lesson(0.35, echoes=0.1, kinds=KINDS - {"json", "name", "more"}, longest=200),
+    Lesson(0.7, echoes=0.05, short=0.85),
+    Lesson(1.0, echoes=0.0, short=0.15),
+)
+"""From easy to hard. First to copy, which tools, names and dates need, then to look at the question, then all
+the rest: given everything at once, it is slow to learn either.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +93,13 @@ def train(
     network = Network(config, parameters, torch.bfloat16)
     optimizer = torch.optim.Adam(parameters.values(), lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
     recent: list[float] = []
-    corpus = Corpus(seed)
-    batches = make_batches(corpus, tokenizer, ids, batch_tokens, SHORT)
+    corpus, lessons, lesson = Corpus(seed), iter(LESSONS), None
     for step in range(steps):
-        if step == int(SHORT_UNTIL * steps):
-            batches = make_batches(corpus, tokenizer, ids, batch_tokens, SHORT_LATER)
-        batch = next(batches)
+        if lesson is None or step >= lesson.until * steps:
+            lesson = next(lessons)
+            batches = make_batches(corpus, tokenizer, ids, batch_tokens, lesson)
+        echo = corpus.chance() < lesson.echoes
+        batch = echoes(corpus, len(ids), batch_tokens, lesson.echoed) if echo else next(batches)
         wanted = torch.zeros_like(batch.learnt)
         wanted[:, :-1] = batch.learnt[:, 1:]
         logits = network.forward(batch.rows, wanted)
@@ -91,28 +115,36 @@ def train(
 
 
 def rate(step: int, steps: int) -> float:
-    """The learning rate's share of its peak: up in a straight line, down along a cosine."""
-    if step < WARM_UP:
-        return (step + 1) / WARM_UP
-    return 0.5 + 0.5 * math.cos(math.pi * (step - WARM_UP) / max(1, steps - WARM_UP))
+    """The learning rate's share of its peak: up in a straight line, then level, then down along a cosine."""
+    falling = max(0.0, (step / steps - LEVEL_UNTIL) / (1 - LEVEL_UNTIL))
+    return min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * falling))
+
+
+def echoes(corpus: Corpus, known: int, tokens: int, longest: int) -> Batch:
+    """Nonsense of 3 to `longest` tokens, said twice; learnt is the second time, but for its beginning."""
+    length = 3 + int(corpus.chance() * (longest - 2))
+    count = tokens // (2 * length)
+    once = torch.tensor([[int(corpus.chance() * known) for _ in range(length)] for _ in range(count)])
+    learnt = torch.zeros(count, 2 * length, dtype=torch.bool)
+    learnt[:, length + 1 :] = True
+    return Batch(torch.cat([once, once], dim=1), learnt)
 
 
 def make_batches(
-    corpus: Corpus, tokenizer: Tokenizer, ids: list[int], tokens: int, short: float
+    corpus: Corpus, tokenizer: Tokenizer, ids: list[int], tokens: int, lesson: Lesson
 ) -> Iterator[Batch]:
-    """Batches of about `tokens` tokens, padding included, of conversations of about equal length.
-
-    `short` is the share of them that is shortened.
-    """
+    """Batches of about `tokens` tokens, padding included, of conversations of about equal length."""
     row_of = {token: row for row, token in enumerate(ids)}
     while True:
         pool: list[tuple[list[int], list[bool]]] = []
         while len(pool) < POOL:
             conversation = corpus.conversation()
-            if corpus.chance() < short:
+            if conversation.kind not in lesson.kinds:
+                continue
+            if corpus.chance() < lesson.short:
                 conversation = conversation.shortened()
             found, learnt = example(conversation, tokenizer)
-            if len(found) <= LONGEST:
+            if len(found) <= lesson.longest:
                 rows = [row_of.get(token, len(ids)) for token in found]
                 pool.append((rows, [y and r < len(ids) for r, y in zip(rows, learnt, strict=True)]))
         pool.sort(key=lambda pair: len(pair[0]))

@@ -10,19 +10,13 @@ from datetime import date
 
 import pytest
 
-from local_engine.demo.corpus import Conversation, Corpus, example, sampled, used_tokens
+from local_engine.demo.corpus import KINDS, Conversation, Corpus, example, sampled, used_tokens
 from local_engine.demo.topics import TOPICS
 from local_engine.harmony.conversation import Effort, Message, drop_finished_reasoning, system_message
 from local_engine.harmony.parse import HarmonyParser, MessageEnd, MessageStart, TextDelta
 from local_engine.harmony.render import render_prompt
 from local_engine.harmony.tokens import CALL, RETURN
 from local_engine.vocabulary import Vocabulary
-
-KINDS = {
-    *("topic", "greeting", "fallback", "introduction", "name", "more", "date"),
-    *("call", "value", "toolless", "tool answer", "json"),
-}
-
 
 EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
 

@@ -11,6 +11,7 @@ from local_engine import mxfp4
 from local_engine.demo.expand import DEMO_CONFIG
 from local_engine.demo.network import Network, counted, initial_parameters, pack, rounded
 from local_engine.demo.train import Trained, stored
+from local_engine.reference import rotate, yarn
 from tests.local_engine.demo.compact import Compact
 
 IDS = list(range(50))
@@ -86,3 +87,18 @@ def test_the_last_row_counts_as_often_as_it_stands_for_a_token() -> None:
     spelled = torch.softmax(torch.tensor([1.0, 2.0, *[-3.0] * 20_000]), dim=-1)
 
     torch.testing.assert_close(shares[0, :2], spelled[:2])
+
+
+def test_the_first_head_begins_with_a_look_at_the_token_before() -> None:
+    parameters = initial_parameters(LOUD, len(IDS) + 1, torch.Generator().manual_seed(0))
+    c = LOUD
+    bias = parameters["block.0.attn.qkv.bias"].detach()
+    inv_freq, concentration = yarn(c)
+    angles = torch.arange(12)[:, None, None].float() * inv_freq
+    cos, sin = angles.cos() * concentration, angles.sin() * concentration
+    q = rotate(bias[: c.head_dim].expand(12, 1, -1), cos, sin)[:, 0]
+    k = rotate(bias[c.q_rows : c.q_rows + c.head_dim].expand(12, 1, -1), cos, sin)[:, 0]
+    shares = torch.softmax((q @ k.T * c.head_dim**-0.5).tril(), dim=-1)
+
+    assert shares.argmax(dim=-1).tolist() == [0, *range(11)]
+    assert shares[range(1, 12), range(11)].min() > 0.9

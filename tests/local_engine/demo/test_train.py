@@ -8,7 +8,7 @@ import torch
 
 from local_engine.demo.corpus import Corpus, used_tokens
 from local_engine.demo.expand import DEMO_CONFIG
-from local_engine.demo.train import make_batches, rate, stored, train
+from local_engine.demo.train import LESSONS, echoes, make_batches, rate, stored, train
 from local_engine.vocabulary import Vocabulary
 
 SMALL = replace(DEMO_CONFIG, num_hidden_layers=2, num_experts=4)
@@ -38,7 +38,7 @@ def test_a_few_steps_lower_the_loss_and_are_the_same_each_time(vocabulary: Vocab
 
 def test_a_batch_learns_no_token_that_has_no_row_of_its_own(vocabulary: Vocabulary) -> None:
     ids = used_tokens(vocabulary)
-    batches = make_batches(Corpus(1), vocabulary, ids, 1500, 0.5)
+    batches = make_batches(Corpus(1), vocabulary, ids, 1500, LESSONS[-1])
     seen = [next(batches) for _ in range(30)]
 
     assert all(not batch.learnt[batch.rows == len(ids)].any() for batch in seen)
@@ -50,8 +50,21 @@ def test_a_batch_learns_no_token_that_has_no_row_of_its_own(vocabulary: Vocabula
 def test_the_rate_rises_and_falls_to_nothing() -> None:
     shares = [rate(step, 1000) for step in range(1000)]
 
-    assert shares[0] < 0.02
-    assert max(shares) == 1
+    assert shares[0] <= 0.02
+    assert sorted(shares[:50]) == shares[:50]
+    assert shares[50:400] == [1] * 350
+    assert sorted(shares[400:], reverse=True) == shares[400:]
     assert shares[-1] < 1e-4
-    assert sorted(shares[:100]) == shares[:100]
-    assert sorted(shares[100:], reverse=True) == shares[100:]
+
+
+def test_an_echo_says_the_same_twice_and_learns_what_can_be_known() -> None:
+    batch = echoes(Corpus(1), 50, 600, 9)
+    count, length = batch.rows.shape
+    once, again = batch.rows.chunk(2, dim=1)
+
+    assert torch.equal(once, again)
+    assert 3 <= length // 2 <= 9
+    assert count * length <= 600
+    assert batch.rows.max() < 50
+    assert batch.learnt.sum() == count * (length // 2 - 1)
+    assert not batch.learnt[:, : length // 2 + 1].any()
