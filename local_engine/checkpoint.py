@@ -34,15 +34,21 @@ MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the weights come from: `preset` names a random preset of this package, None a foreign file."""
+    """Where the weights come from: `preset` names a preset of this package, None a foreign file."""
 
     preset: str | None
     seed: int | None
 
     @property
     def fingerprint_prefix(self) -> str | None:
-        """`douane-<preset>-random` for made checkpoints, so that no answer passes for the real model's."""
-        return None if self.preset is None else f"douane-{self.preset}-random"
+        """`douane-demo`, or `douane-<preset>-random`, so that no answer passes for the real model's."""
+        match self.preset:
+            case None:
+                return None
+            case "demo":
+                return "douane-demo"
+            case preset:
+                return f"douane-{preset}-random"
 
 
 class Source(Protocol):
@@ -154,7 +160,7 @@ class Checkpoint:
 
     @property
     def fingerprint(self) -> str:
-        """What an answer's `system_fingerprint` says: honest about random weights, else a short digest."""
+        """What an answer's `system_fingerprint` says: honest about made-up weights, else a short digest."""
         if self.origin.fingerprint_prefix is not None:
             return self.origin.fingerprint_prefix
         sizes = [[str(file.name), file.stat().st_size] for file in _weight_files(self.path)]

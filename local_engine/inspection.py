@@ -54,7 +54,7 @@ def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
     if origin.preset is None:
         weights = "from elsewhere"
     elif origin.preset == "demo":
-        weights = "random, with a hand-wired word chain: it answers in well-formed harmony, and means nothing"
+        weights = "a tiny model trained on made-up conversations: it answers small talk and knows nothing"
     else:
         weights = "random: the right shape, no meaning"
     stored = Counter[str]()

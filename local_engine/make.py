@@ -1,4 +1,4 @@
-"""Writes a made-up checkpoint in either format, one shard at a time.
+"""Writes the checkpoint of a preset in either format, one shard at a time.
 
 Nothing larger than a shard is ever in memory, so the 65 GB shape can be written by a small machine. Files
 appear under their final names only once they are whole.

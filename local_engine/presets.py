@@ -1,7 +1,8 @@
-"""The checkpoints that can be made here: shapes, and how their random tensors are drawn.
+"""The checkpoints that can be made here: shapes, and where their tensors come from.
 
-Every tensor is drawn from a generator seeded by (seed, its original name), so both formats of one preset and
-seed hold the same values, and no tensor depends on the order in which they are written.
+The demo's were trained; those of the other presets are random. Every tensor of theirs is drawn from a
+generator seeded by (seed, its original name), so both formats of one preset and seed hold the same values,
+and no tensor depends on the order in which they are written.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from local_engine.config import ModelConfig
-from local_engine.demo import DEMO_CONFIG, demo_tensor
+from local_engine.demo.expand import DEMO_CONFIG, demo_tensor
 from local_engine.tensors import TensorSpec
 
 Draw = Callable[[TensorSpec, torch.Generator], torch.Tensor]

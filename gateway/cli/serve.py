@@ -43,7 +43,7 @@ NOT_STARTED = (
 
 @click.command()
 @click.option(
-    "--demo", is_flag=True, help="Everything on this machine: random model, emulated Bedrock, demo key."
+    "--demo", is_flag=True, help="Everything on this machine: tiny model, emulated Bedrock, demo key."
 )
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.")

@@ -1,7 +1,7 @@
-"""The demo's parts: a random checkpoint, a key, emulated Bedrock regions, and a gateway over them.
+"""The demo's parts: a tiny checkpoint, a key, emulated Bedrock regions, and a gateway over them.
 
-Nothing of it pretends: the model is random, the emulator says so in every answer and receipt, and the demo's
-signing key is marked as one that proves nothing.
+Nothing of it pretends: the model says that it is a tiny demo, the emulator says so in every answer and
+receipt, and the demo's signing key is marked as one that proves nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from gateway import __version__
 from gateway.engine_process import EngineFailed
 from gateway.opening import MASTER_KEY, RECEIPT_KEY
 from gateway.policy.load import load_bundle
@@ -28,6 +29,7 @@ from gateway.testing.bedrock.server import Running, running_emulator
 
 DEMO_TENANT = "demo"
 STATE_DIR = Path("var/demo")
+DEMO_MODEL = f"model-{__version__}"  # another version may come with another model
 
 
 def demo_settings(environ: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
@@ -52,7 +54,7 @@ async def serve_demo(settings: Settings) -> None:
 async def demo_stack(settings: Settings) -> AsyncIterator[tuple[Settings, str, tuple[Running, ...]]]:
     """The settings with the emulators' URLs and a checkpoint, the demo key, and the running emulators."""
     prepare_state(settings.state_dir)
-    model = settings.model or await make_checkpoint(settings.state_dir / "checkpoint")
+    model = settings.model or await make_checkpoint(settings.state_dir / DEMO_MODEL)
     async with AsyncExitStack() as stack:
         emulators: tuple[Running, ...] = ()
         if settings.bedrock == "emulator":
@@ -87,10 +89,10 @@ def prepare_state(state_dir: Path) -> None:
 
 
 async def make_checkpoint(directory: Path, report: Callable[[str], None] = click.echo) -> Path:
-    """Writes the random demo checkpoint once. Raises `EngineFailed`."""
+    """Writes the demo checkpoint once. Raises `EngineFailed`."""
     if (directory / "config.json").exists():
         return directory
-    report(f"writing a small random gpt-oss checkpoint to {directory} (once)")
+    report(f"writing a tiny gpt-oss checkpoint to {directory} (once)")
     part = directory.with_name(f"{directory.name}.part")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "local_engine", "make-checkpoint", str(part), "--preset", "demo",
@@ -112,8 +114,8 @@ def snippets(settings: Settings, port: int, key: str) -> str:
         "off": "off",
     }[settings.bedrock]
     model = (
-        "random weights made for the demo: well-formed nonsense"
-        if settings.model and settings.model.name == "checkpoint"
+        "a tiny model trained on made-up conversations: it makes small talk and knows nothing"
+        if settings.model and settings.model.name == DEMO_MODEL
         else settings.model
     )
     return f"""

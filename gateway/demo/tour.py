@@ -110,7 +110,7 @@ async def tour(console: Console) -> None:
         console.print(
             "The receipt of every row was verified offline with the pinned key, against the bytes sent and "
             "received. By hand: `douane receipt verify`.\n"
-            "The model is random and Bedrock is emulated; the decisions, signatures and records are real."
+            "The model is a tiny demo, Bedrock is emulated; the decisions, signatures and records are real."
         )
 
 

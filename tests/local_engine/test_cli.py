@@ -45,6 +45,17 @@ def test_a_checkpoint_is_made_and_inspected(tmp_path: Path) -> None:
     assert "weights: random: the right shape, no meaning\n" in run("inspect", str(out)).output
 
 
+def test_the_demo_is_made_and_inspected_as_a_tiny_model_that_was_trained(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    made = run("make-checkpoint", str(out))
+
+    assert made.output == f"wrote 2 files to {out}: preset `demo`, a tiny model for demos, hf format\n"
+    assert (
+        "weights: a tiny model trained on made-up conversations: it answers small talk and knows nothing\n"
+        in run("inspect", str(out)).output
+    )
+
+
 def test_making_a_checkpoint_twice_is_refused(tiny: dict[str, Path]) -> None:
     result = run("make-checkpoint", str(tiny["hf"]))
 

@@ -83,6 +83,7 @@ def test_the_demo_answers_as_gpt_oss_20b_and_says_what_it_is(demo: Path) -> None
         with sdk(engine) as client:
             (model,) = client.models.list().data
             user: Any = {"role": "user", "content": "What are you?"}
+            greedy = client.chat.completions.create(model=model.id, messages=[user], temperature=0)
             stream = client.chat.completions.create(
                 model=model.id,
                 messages=[user],
@@ -93,12 +94,15 @@ def test_the_demo_answers_as_gpt_oss_20b_and_says_what_it_is(demo: Path) -> None
             plain = client.chat.completions.create(model=model.id, messages=[user], seed=2)
         status = engine.end()
 
-    assert engine.announcement.startswith(
-        f"local_engine: gpt-oss-20b ({model.owned_by}) on http://127.0.0.1:"
+    assert engine.announcement.startswith("local_engine: gpt-oss-20b (douane-demo) on http://127.0.0.1:")
+    assert (model.id, model.owned_by) == ("gpt-oss-20b", "douane-demo")
+    assert greedy.system_fingerprint == "douane-demo"
+    assert greedy.choices[0].message.content == (
+        "I am a tiny demo model with the shape of gpt-oss. I was trained on made-up conversations."
     )
-    assert "demo" in model.owned_by
-    assert plain.system_fingerprint == model.owned_by
-    assert plain.choices[0].finish_reason == "stop"
+    assert greedy.choices[0].message.model_extra is not None
+    assert greedy.choices[0].message.model_extra["reasoning"] == "This is about what I am."
+    assert greedy.choices[0].finish_reason == "stop"
     assert streamed == plain.choices[0].message.content != ""
     assert (status, engine.printed[0]) == (0, "")
     assert re.fullmatch(r"loaded [\d.]+ MiB in [\d.]+ s\n", engine.printed[1])
