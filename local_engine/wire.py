@@ -58,18 +58,26 @@ class TextPart(Wire):
 
 
 class FunctionCall(Wire):
-    """What an assistant called; `arguments` is JSON text, handed on as it is."""
+    """What an assistant called; `arguments` is JSON text, handed on as it is.
+
+    The SDK's `parse` and `stream` add `parsed_arguments`, the same once more.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     arguments: str
+    parsed_arguments: Any = None
 
 
 class ToolCall(Wire):
-    """One call in an assistant message of the history."""
+    """One call in an assistant message of the history.
+
+    `index` is the call's place in a stream, which the SDK leaves in the message that it puts together.
+    """
 
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
+    index: Annotated[int, Field(ge=0)] | None = None
 
 
 Content = str | list[TextPart]
@@ -93,7 +101,8 @@ class UserMessage(Wire):
 class AssistantMessage(Wire):
     """An `assistant` message of the history, with the reasoning this engine gave beside it.
 
-    Clients send back what the SDK gave them, so `annotations` may be there, but empty.
+    Clients send back what the SDK gave them, so `annotations` may be there, but empty, and `parsed`, which
+    its `parse` and `stream` read from `content`: the model is shown the text, not how it was read.
     """
 
     role: Literal["assistant"]
@@ -101,6 +110,7 @@ class AssistantMessage(Wire):
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    parsed: Any = None
 
 
 class ToolMessage(Wire):
