@@ -60,10 +60,11 @@ class TextPart(Wire):
 class FunctionCall(Wire):
     """What an assistant called; `arguments` is JSON text, handed on as it is.
 
-    The SDK's `parse` and `stream` add `parsed_arguments`, the same once more.
+    `name` is whatever the model may have addressed, offered or not: what this engine gave can come back. The
+    SDK's `parse` and `stream` add `parsed_arguments`, the same once more.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[^\s<]*$")]
     arguments: str
     parsed_arguments: Any = None
 

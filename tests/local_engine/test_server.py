@@ -418,6 +418,27 @@ async def test_a_past_answer_goes_back_to_the_model_as_it_was_sampled(
     assert prompt[start + 5] == END
 
 
+@pytest.mark.parametrize("recipient", ["functions.z!z", "functions.", "functions." + "z" * 90, "python"])
+async def test_a_call_of_a_function_that_there_is_not_can_come_back_with_its_error(
+    client: httpx.AsyncClient, recipient: str
+) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    script = f"<|channel|>commentary to={recipient} <|constrain|>json<|message|>{{}}<|call|>"
+    message = (await ask(client, script, tools=tools)).json()["choices"][0]["message"]
+    (call,) = message["tool_calls"]
+    history = [
+        {"role": "user", "content": "hi"},
+        message,
+        {"role": "tool", "tool_call_id": call["id"], "content": "there is no such function"},
+        {"role": "user", "content": f"{FINAL}sorry<|return|>"},
+    ]
+    request = {"model": "gpt-oss-20b", "messages": history, "tools": tools}
+    answer = await client.post("/v1/chat/completions", json=request)
+
+    assert call["function"]["name"] == recipient.removeprefix("functions.")
+    assert answer.json()["choices"][0]["message"]["content"] == "sorry"
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "headers",
