@@ -43,6 +43,11 @@ WRONG_FORMAT = (
     "response_format",
     "unsupported_value",
 )
+WRONG_ROLE = (
+    "`messages[0].role` must be `system`, `developer`, `user`, `assistant` or `tool`",
+    "messages[0].role",
+    "unsupported_value",
+)
 BAD_BIAS_KEY = (
     "`logit_bias` is wrong: string should match pattern '^[0-9]{1,6}$'",
     "logit_bias",
@@ -188,7 +193,20 @@ def schema(depth: int) -> dict[str, Any]:
         ),
         (
             {"messages": [{"role": CANARY, "content": "x"}]},
-            ("`messages[0]` is wrong: not one of the values allowed here", "messages[0]", "invalid_value"),
+            WRONG_ROLE,
+        ),
+        ({"messages": [{"content": "x"}]}, WRONG_ROLE),
+        (
+            {"messages": [CANARY]},
+            ("`messages[0]` is wrong: input should be an object", "messages[0]", "invalid_value"),
+        ),
+        (
+            {"tools": [CANARY]},
+            ("`tools[0]` is wrong: input should be an object", "tools[0]", "invalid_value"),
+        ),
+        (
+            {"logit_bias": [CANARY]},
+            ("`logit_bias` is wrong: input should be an object", "logit_bias", "invalid_value"),
         ),
         (
             {"messages": [{"role": "user", "content": "x", CANARY: 1}]},
