@@ -95,9 +95,18 @@ def test_a_taken_port_is_named(demo: Path) -> None:
         result = run("serve", "--model", str(demo), "--port", port, env=SECRET)
 
     assert result.exit_code == 3
-    assert (
-        f"cannot listen on `127.0.0.1:{port}`: Address already in use; choose another `--port`"
-        in result.stderr
+    assert result.stderr == (
+        f"error: cannot listen on `127.0.0.1:{port}`: Address already in use; choose another `--port`\n"
+    )
+
+
+def test_an_address_of_another_machine_is_told_before_the_model_is_loaded(demo: Path) -> None:
+    address = ("--host", "192.0.2.1", "--port", "0", "--behind-proxy")
+    result = run("serve", "--model", str(demo), *address, env=SECRET)
+
+    assert (result.exit_code, result.stderr) == (
+        3,
+        "error: cannot listen on `192.0.2.1:0`: Cannot assign requested address; choose another `--host`\n",
     )
 
 
@@ -164,6 +173,7 @@ def test_every_command_and_every_option_is_explained(name: str) -> None:
             ["bench", "--model", "x", "--batch", "257"],
             "--step-tokens must be at least 257: each answer takes one",
         ),
+        (["serve", "--model", "x", "--port", "65536"], "65536 is not in the range 0<=x<=65535"),
         (["bench"], "Missing option '--model'"),
         (["inspect"], "Missing argument 'MODEL'"),
         (["talk"], "No such command 'talk'"),
