@@ -54,6 +54,15 @@ def test_making_a_checkpoint_twice_is_refused(tiny: dict[str, Path]) -> None:
     )
 
 
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "model"
+    result = run("make-checkpoint", str(out), "--preset", "tiny")
+
+    assert result.exit_code == 3
+    assert result.stderr == f"error: `{out}` cannot be made: Not a directory; choose another directory\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "env", "message"),
     [
