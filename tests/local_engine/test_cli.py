@@ -316,6 +316,17 @@ def test_a_context_that_memory_shortens_is_told(demo: Path, monkeypatch: pytest.
     assert "note: the context is 16384 tokens of 131072: more keys and values do not fit" in result.stderr
 
 
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["chat"], ["bench"]])
+def test_a_context_longer_than_the_model_was_scaled_for_is_refused(demo: Path, command: list[str]) -> None:
+    result = run(*command, "--model", str(demo), "--max-context-tokens", "131073", env=SECRET)
+
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "error: this model was scaled for a context of 131072 tokens, but 131073 are asked for: "
+        "ask for fewer\n"
+    )
+
+
 def test_exact_arithmetic_is_refused_where_it_is_not_to_be_had(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
