@@ -627,6 +627,23 @@ async def test_every_refusal_has_openais_shape_and_quotes_nothing(
         assert CANARY not in text
 
 
+async def test_what_does_not_fit_is_told_with_what_would_and_without_what_was_asked_for(
+    client: httpx.AsyncClient,
+) -> None:
+    asked = 10**400
+    tokens = (await ask(client, f"{FINAL}x<|return|>")).json()["usage"]["prompt_tokens"]
+    refused = await ask(client, f"{FINAL}x<|return|>", max_completion_tokens=asked)
+    fits = await ask(client, f"{FINAL}x<|return|>", max_completion_tokens=4096 - tokens)
+    too_long = await ask(client, " x" * 5000)
+
+    assert refused.json()["error"]["message"] == (
+        f"the context holds 4096 tokens and the prompt has {tokens}: shorten `messages` or ask for at most "
+        f"{4096 - tokens} tokens"
+    )
+    assert fits.status_code == 200
+    assert too_long.json()["error"]["message"].endswith(": shorten `messages`")
+
+
 async def test_a_body_without_declared_length_is_cut_off_at_the_limit(client: httpx.AsyncClient) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
