@@ -125,7 +125,7 @@ CHOICES = {
     "tool_choice": "`none`, `auto`, `required` or one function by name",
     "reasoning_effort": "`low`, `medium` or `high`",
     "response_format": "of type `text`, `json_object` or `json_schema`",
-    "prompt": "text, token ids, or a list of either, and not empty",
+    "prompt": "text, token ids below 201088, or a list of 1 to 64 of either, none of them empty",
 }
 """Parameters of several forms, for which the error of one form would mislead."""
 

@@ -65,7 +65,7 @@ def test_a_prompt_has_four_forms(prompt: Any, prompts: list[Any]) -> None:
 
 
 WRONG_PROMPT = (
-    "`prompt` must be text, token ids, or a list of either, and not empty",
+    "`prompt` must be text, token ids below 201088, or a list of 1 to 64 of either, none of them empty",
     "prompt",
     "unsupported_value",
 )
