@@ -121,7 +121,7 @@ class Assembler:
 
     def finish(self, reason: Literal["stop", "length", "cancelled"]) -> tuple[list[Piece], FinishReason]:
         """The tokens have ended; returns the last pieces and OpenAI's `finish_reason`."""
-        cut_off = reason == "length" and not self._parser.done
+        cut_off = reason == "length" and not self.done
         pieces = [] if self._outlet.stopped else self._pieces(self._parser.finish())
         if self._outlet.stopped:
             return pieces, "stop"

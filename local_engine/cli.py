@@ -68,7 +68,9 @@ def main() -> None:
 @main.command()
 @click.option("--model", required=True, help=MODEL_HELP)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8081, show_default=True, help="0 takes any free port.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8081, show_default=True, help="0 takes any free port."
+)
 @click.option("--secret-file", type=click.Path(path_type=Path), help=SECRET_HELP)
 @click.option("--served-model-name", "names", multiple=True, help="Model id to answer to; may repeat.")
 @click.option(
@@ -132,6 +134,8 @@ def serve(
     )
     server.check_exposure(options)
     device_of(running)
+    # An address that is taken should not cost a load first; it is taken for good behind it.
+    server.listen(host, port).close()
     checkpoint = open_model(model)
     check_speaks(checkpoint)
     engine = engine_over(checkpoint, running, max_waiting=max_waiting)

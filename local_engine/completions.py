@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from starlette.requests import Request
@@ -33,6 +34,9 @@ from local_engine.scheduler import Reason
 from local_engine.service import CACHE_SALT_HEADER, Service, check_salt, sampling_of
 from local_engine.steps import Token
 from local_engine.text import Outlet, Shown, joined
+
+MOST_BYTES = 4
+"""Of a character in UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +91,28 @@ def prepare(body: bytes, cache_salt: str | None, service: Service) -> RawJob:
 
 
 def text_of(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
-    """The text of tokens, special ones left out."""
-    data = b"".join(tokenizer.token_bytes(token) for token in tokens if token < FIRST_SPECIAL)
-    return data.decode("utf-8", errors="replace")
+    """The text of tokens, special ones and half a character at the end left out."""
+    return _decoder().decode(_bytes_of(tokens, tokenizer))
+
+
+def _bytes_of(tokens: Sequence[int], tokenizer: Tokenizer) -> bytes:
+    return b"".join(tokenizer.token_bytes(token) for token in tokens if token < FIRST_SPECIAL)
+
+
+def _decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")(errors="replace")
 
 
 class RawChoice:
-    """Makes the tokens of one choice into text."""
+    """Makes the tokens of one choice into text. A character that `prompt` begins is its first one."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._outlet = Outlet(stops, tokenizer)
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = _decoder()
+        ordinary = (token for token in reversed(prompt) if token < FIRST_SPECIAL)
+        begun = [*islice(ordinary, MOST_BYTES)][::-1]
+        self._decoder.decode(_bytes_of(begun, tokenizer)[-MOST_BYTES:])
         self.completion_tokens = 0
 
     @property
@@ -131,7 +145,11 @@ class RawReply:
         self._feed = feed
         n = job.request.choices
         self._echoes = [echo for echo in job.echoes for _ in range(n)]
-        self._choices = [RawChoice(service.vocabulary, job.request.stop_strings) for _ in self._echoes]
+        self._choices = [
+            RawChoice(service.vocabulary, job.request.stop_strings, prompt)
+            for prompt in job.prompts
+            for _ in range(n)
+        ]
         for prompt in job.prompts:
             feed.open(service.engine, prompt, job.params, n=n, cache_salt=job.cache_salt)
 

@@ -41,13 +41,18 @@ def make_checkpoint(
     last.
 
     The vocabulary comes from `ranks`, an `o200k_base.tiktoken`, or from litellm's; a preset with fewer ids
-    gets none. Raises `CheckpointError` for an unknown preset or a directory that already holds a checkpoint,
-    `VocabularyError` without a vocabulary.
+    gets none. Raises `CheckpointError` for an unknown preset or a directory that cannot be made or already
+    holds a checkpoint, `VocabularyError` without a vocabulary.
     """
     if preset not in PRESETS:
         raise CheckpointError(f"no preset `{preset}`: choose one of {', '.join(f'`{p}`' for p in PRESETS)}")
     chosen = PRESETS[preset]
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"`{path}` cannot be made: {error.strerror}; choose another directory"
+        ) from None
     if any(path.glob("*.safetensors")) or (path / "config.json").exists():
         raise CheckpointError(f"`{path}` already holds a checkpoint: remove it or choose another directory")
     shards = _plan(chosen, format, shard_bytes)

@@ -113,6 +113,9 @@ def _refusal(error: ValidationError, names: frozenset[str]) -> Refused:
         return Refused(f"`{place}` has a key that this engine does not know: remove it", param=place)
     if first["type"] == "missing":
         return Refused(f"`{place}` is missing", param=place, code="missing_parameter")
+    if first["type"].startswith("union_tag"):
+        place = f"{place}.role"
+        return Refused(f"`{place}` must be {ROLES}", param=place, code="unsupported_value")
     if first["type"] == "literal_error" and place.endswith(".type"):
         return Refused(f"`{place}` must be `{_only_type(place)}`", param=place, code="unsupported_value")
     return Refused(f"`{place}` is wrong: {_reason(first)}", param=place, code="invalid_value")
@@ -122,9 +125,11 @@ CHOICES = {
     "tool_choice": "`none`, `auto`, `required` or one function by name",
     "reasoning_effort": "`low`, `medium` or `high`",
     "response_format": "of type `text`, `json_object` or `json_schema`",
-    "prompt": "text, token ids, or a list of either, and not empty",
+    "prompt": "text, token ids below 201088, or a list of 1 to 64 of either, none of them empty",
 }
 """Parameters of several forms, for which the error of one form would mislead."""
+
+ROLES = "`system`, `developer`, `user`, `assistant` or `tool`"
 
 
 def _inside_alternative(loc: tuple[int | str, ...]) -> bool:
@@ -143,7 +148,12 @@ SAFE_ERRORS = frozenset(
 
 
 def _reason(detail: Any) -> str:
-    """Pydantic's own words for kinds of error whose words hold no input; a plain phrase for the others."""
+    """Pydantic's own words for kinds of error whose words hold no input; a plain phrase for the others.
+
+    Its words for what is no json object name types of Python and of this engine.
+    """
+    if detail["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return "input should be an object"
     if detail["type"] in SAFE_ERRORS or detail["type"].endswith("_type"):
         words = str(detail["msg"])
         return words[0].lower() + words[1:]

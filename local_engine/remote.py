@@ -53,7 +53,8 @@ class RemoteVoice:
             with self._asked("GET", "/models", None) as response:
                 return str(json.load(response)["data"][0]["id"])
         except RequestError as error:
-            raise SetupError(f"`{self.url}` refuses: {error}") from None
+            advice = ": the secret must be the one that it was started with" if error.status == 401 else ""
+            raise SetupError(f"`{self.url}` refuses: {error}{advice}") from None
         except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
             raise SetupError(
                 f"no engine answers at `{self.url}` ({type(error).__name__}): check the url, and that it runs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import signal
 import socket
@@ -33,6 +34,7 @@ GRACE_S = 30.0
 ENDING_S = 5
 """How long the last bytes of answers may take to leave once the engine has ended them."""
 BACKLOG = 128
+NOT_OUR_ADDRESS = (errno.EADDRNOTAVAIL, socket.EAI_NONAME, socket.EAI_AGAIN)
 DEFAULT_MODEL_NAME = "gpt-oss-20b"
 
 
@@ -130,8 +132,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
+        option = "--host" if error.errno in NOT_OUR_ADDRESS else "--port"
         raise SetupError(
-            f"cannot listen on `{host}:{port}`: {error.strerror}; choose another `--port`"
+            f"cannot listen on `{host}:{port}`: {error.strerror}; choose another `{option}`"
         ) from None
     return listener
 

@@ -59,8 +59,10 @@ class Service:
         longest = self.engine.max_context_tokens
         if prompt_tokens + max_tokens > longest:
             raise Refused(
-                f"the context holds {longest} tokens, but the prompt has {prompt_tokens} and up to "
-                f"{max_tokens} may follow: shorten `{param}` or ask for fewer tokens",
+                f"the context holds {longest} tokens and the prompt has {prompt_tokens}: shorten `{param}`"
+                + (
+                    f" or ask for at most {longest - prompt_tokens} tokens" if prompt_tokens < longest else ""
+                ),
                 param=param,
                 code="context_length_exceeded",
             )

@@ -150,6 +150,12 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
     from local_engine.memory import fit
     from local_engine.opening import DTYPES, EngineOptions, ops_for
 
+    longest = checkpoint.config.max_context_tokens
+    if (running.max_context_tokens or 0) > longest:
+        raise SetupError(
+            f"this model was scaled for a context of {longest} tokens, but {running.max_context_tokens} are "
+            "asked for: ask for fewer"
+        )
     device = device_of(running)
     ops_for(EngineOptions(dtype=running.dtype, device=device, exact=running.exact))
     found = fit(

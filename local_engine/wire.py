@@ -58,18 +58,27 @@ class TextPart(Wire):
 
 
 class FunctionCall(Wire):
-    """What an assistant called; `arguments` is JSON text, handed on as it is."""
+    """What an assistant called; `arguments` is JSON text, handed on as it is.
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    `name` is whatever the model may have addressed, offered or not: what this engine gave can come back. The
+    SDK's `parse` and `stream` add `parsed_arguments`, the same once more.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[^\s<]*$")]
     arguments: str
+    parsed_arguments: Any = None
 
 
 class ToolCall(Wire):
-    """One call in an assistant message of the history."""
+    """One call in an assistant message of the history.
+
+    `index` is the call's place in a stream, which the SDK leaves in the message that it puts together.
+    """
 
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
+    index: Annotated[int, Field(ge=0)] | None = None
 
 
 Content = str | list[TextPart]
@@ -93,7 +102,8 @@ class UserMessage(Wire):
 class AssistantMessage(Wire):
     """An `assistant` message of the history, with the reasoning this engine gave beside it.
 
-    Clients send back what the SDK gave them, so `annotations` may be there, but empty.
+    Clients send back what the SDK gave them, so `annotations` may be there, but empty, and `parsed`, which
+    its `parse` and `stream` read from `content`: the model is shown the text, not how it was read.
     """
 
     role: Literal["assistant"]
@@ -101,6 +111,7 @@ class AssistantMessage(Wire):
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    parsed: Any = None
 
 
 class ToolMessage(Wire):

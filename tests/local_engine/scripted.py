@@ -106,7 +106,7 @@ class ScriptedRunner:
         if sequence not in self._scripts:
             prompt = sequence.tokens[: sequence.prompt_tokens]
             self.prompts.append(prompt)
-            text = b"".join(self.vocabulary.token_bytes(token) for token in prompt).decode()
+            text = b"".join(self.vocabulary.token_bytes(token) for token in prompt).decode(errors="replace")
             self._scripts[sequence] = self._read(text, sequence.choice)
         return self._scripts[sequence]
 

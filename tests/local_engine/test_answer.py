@@ -144,6 +144,20 @@ def test_without_parallel_calls_the_first_one_ends_the_answer(vocabulary: Vocabu
     assert assembler.tokens == encode(f'{CALL}{{"x": 1}}<|end|>', vocabulary)
 
 
+def test_a_call_that_was_the_only_one_wanted_is_whole_though_its_end_is_the_last_token_allowed(
+    vocabulary: Vocabulary,
+) -> None:
+    ids = encode(f'{CALL}{{"x": 1}}<|end|>', vocabulary)
+    reasons = []
+    for parallel in (False, True):
+        assembler = Assembler(vocabulary, (), True, lambda: "id", parallel=parallel)
+        for token in ids:
+            assembler.push(Token(0, token, None))
+        reasons.append(assembler.finish("length")[1])
+
+    assert reasons == ["tool_calls", "length"]
+
+
 def test_a_stop_string_cuts_the_arguments_of_a_call_and_ends_the_answer(vocabulary: Vocabulary) -> None:
     text = f'<|channel|>analysis<|message|>a stop b{NEXT}{CALL}{{"stop": 1}}<|call|>'
     pieces, reason, _ = run(text, vocabulary, stops=("stop",))

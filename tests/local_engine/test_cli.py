@@ -66,6 +66,15 @@ def test_making_a_checkpoint_twice_is_refused(tiny: dict[str, Path]) -> None:
     )
 
 
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "model"
+    result = run("make-checkpoint", str(out), "--preset", "tiny")
+
+    assert result.exit_code == 3
+    assert result.stderr == f"error: `{out}` cannot be made: Not a directory; choose another directory\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "env", "message"),
     [
@@ -107,9 +116,18 @@ def test_a_taken_port_is_named(demo: Path) -> None:
         result = run("serve", "--model", str(demo), "--port", port, env=SECRET)
 
     assert result.exit_code == 3
-    assert (
-        f"cannot listen on `127.0.0.1:{port}`: Address already in use; choose another `--port`"
-        in result.stderr
+    assert result.stderr == (
+        f"error: cannot listen on `127.0.0.1:{port}`: Address already in use; choose another `--port`\n"
+    )
+
+
+def test_an_address_of_another_machine_is_told_before_the_model_is_loaded(demo: Path) -> None:
+    address = ("--host", "192.0.2.1", "--port", "0", "--behind-proxy")
+    result = run("serve", "--model", str(demo), *address, env=SECRET)
+
+    assert (result.exit_code, result.stderr) == (
+        3,
+        "error: cannot listen on `192.0.2.1:0`: Cannot assign requested address; choose another `--host`\n",
     )
 
 
@@ -176,6 +194,7 @@ def test_every_command_and_every_option_is_explained(name: str) -> None:
             ["bench", "--model", "x", "--batch", "257"],
             "--step-tokens must be at least 257: each answer takes one",
         ),
+        (["serve", "--model", "x", "--port", "65536"], "65536 is not in the range 0<=x<=65535"),
         (["bench"], "Missing option '--model'"),
         (["inspect"], "Missing argument 'MODEL'"),
         (["talk"], "No such command 'talk'"),
@@ -312,6 +331,17 @@ def test_a_context_that_memory_shortens_is_told(demo: Path, monkeypatch: pytest.
     assert told is not None
     # Halved until it fits: 1 KiB and more a token in four layers, in half of what the weights leave.
     assert int(told[1]) in (2048, 4096, 8192, 16384)
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["chat"], ["bench"]])
+def test_a_context_longer_than_the_model_was_scaled_for_is_refused(demo: Path, command: list[str]) -> None:
+    result = run(*command, "--model", str(demo), "--max-context-tokens", "131073", env=SECRET)
+
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "error: this model was scaled for a context of 131072 tokens, but 131073 are asked for: "
+        "ask for fewer\n"
+    )
 
 
 def test_exact_arithmetic_is_refused_where_it_is_not_to_be_had(

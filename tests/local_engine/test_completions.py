@@ -65,7 +65,7 @@ def test_a_prompt_has_four_forms(prompt: Any, prompts: list[Any]) -> None:
 
 
 WRONG_PROMPT = (
-    "`prompt` must be text, token ids, or a list of either, and not empty",
+    "`prompt` must be text, token ids below 201088, or a list of 1 to 64 of either, none of them empty",
     "prompt",
     "unsupported_value",
 )
@@ -216,6 +216,17 @@ async def test_text_that_spells_special_tokens_is_text_and_ids_are_what_they_are
     assert START not in spelled
     assert spelled == raw.runner.vocabulary.encode("<|start|>user<|message|>x")
     assert given == [START, END, 5]
+
+
+@pytest.mark.parametrize("echo", [False, True])
+async def test_a_character_that_the_prompt_began_is_whole_in_the_answer(raw: Raw, echo: bool) -> None:
+    h, first, *rest = raw.runner.vocabulary.encode("h𓂀")
+    raw.runner.spellings["h�"] = [*rest, RETURN]
+    found = (await raw.ask([h, first], echo=echo)).json()["choices"][0]
+    chunks = (await raw.ask([h, first], echo=echo, stream=True)).text.split("\n\n")[:-2]
+    streamed = [json.loads(chunk.removeprefix("data: "))["choices"][0]["text"] for chunk in chunks]
+
+    assert found["text"] == "".join(streamed) == ("h𓂀" if echo else "𓂀")
 
 
 async def test_prompts_and_choices_are_numbered_prompt_by_prompt(raw: Raw) -> None:

@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 import trustme
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, OpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
 from tests.local_engine.process import EngineProcess, running
@@ -172,6 +172,41 @@ def test_structured_outputs_parse_into_the_callers_type(client: OpenAI) -> None:
 
     assert answer.choices[0].message.parsed == Weather(place="Bern", degrees=1)
     assert isinstance(forced.choices[0].message.parsed, Weather)
+
+
+# The SDK's own types do not fit together when it sends a parsed message.
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+def test_what_the_sdks_helpers_return_can_be_sent_back_as_it_is(client: OpenAI) -> None:
+    header = "<|channel|>commentary to=functions.Weather <|constrain|>json<|message|>"
+    call = f'{header}{{"place":"Bern","degrees":1}}<|call|>'
+    json_answer = f'{FINAL}{{"place":"Bern","degrees":1}}<|return|>'
+    tool = pydantic_function_tool(Weather)
+
+    def asking(text: str) -> list[Any]:
+        return [{"role": "user", "content": text}]
+
+    called = client.chat.completions.parse(model="gpt-oss-20b", messages=asking(call), tools=[tool])
+    parsed = client.chat.completions.parse(
+        model="gpt-oss-20b", messages=asking(json_answer), response_format=Weather
+    )
+    with client.chat.completions.stream(model="gpt-oss-20b", messages=asking(call), tools=[tool]) as stream:
+        streamed = stream.get_final_completion()
+    history = asking("hi")
+    for answer in (called, parsed, streamed):
+        message: Any = answer.choices[0].message
+        history.append(message)
+        for one in message.tool_calls or []:
+            history.append({"role": "tool", "tool_call_id": one.id, "content": "seen"})
+    last = client.chat.completions.create(
+        model="gpt-oss-20b", messages=[*history, *asking(f"{FINAL}ok<|return|>")], tools=[tool]
+    )
+
+    assert [message.parsed for message in history if hasattr(message, "parsed")] == [
+        None,
+        Weather(place="Bern", degrees=1),
+        None,
+    ]
+    assert last.choices[0].message.content == "ok"
 
 
 def test_several_choices_stream_side_by_side(client: OpenAI) -> None:

@@ -115,7 +115,9 @@ def test_a_refusal_is_passed_on_with_its_status() -> None:
         RemoteVoice(engine.url, SECRET).model()
 
     assert (str(refused.value), refused.value.status) == ("the engine is full: retry in 3 s (429)", 429)
-    assert str(closed.value) == f"`{engine.url}` refuses: Unauthorized (401)"
+    assert str(closed.value) == (
+        f"`{engine.url}` refuses: Unauthorized (401): the secret must be the one that it was started with"
+    )
 
 
 @pytest.mark.parametrize(

@@ -418,6 +418,27 @@ async def test_a_past_answer_goes_back_to_the_model_as_it_was_sampled(
     assert prompt[start + 5] == END
 
 
+@pytest.mark.parametrize("recipient", ["functions.z!z", "functions.", "functions." + "z" * 90, "python"])
+async def test_a_call_of_a_function_that_there_is_not_can_come_back_with_its_error(
+    client: httpx.AsyncClient, recipient: str
+) -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    script = f"<|channel|>commentary to={recipient} <|constrain|>json<|message|>{{}}<|call|>"
+    message = (await ask(client, script, tools=tools)).json()["choices"][0]["message"]
+    (call,) = message["tool_calls"]
+    history = [
+        {"role": "user", "content": "hi"},
+        message,
+        {"role": "tool", "tool_call_id": call["id"], "content": "there is no such function"},
+        {"role": "user", "content": f"{FINAL}sorry<|return|>"},
+    ]
+    request = {"model": "gpt-oss-20b", "messages": history, "tools": tools}
+    answer = await client.post("/v1/chat/completions", json=request)
+
+    assert call["function"]["name"] == recipient.removeprefix("functions.")
+    assert answer.json()["choices"][0]["message"]["content"] == "sorry"
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "headers",
@@ -604,6 +625,23 @@ async def test_every_refusal_has_openais_shape_and_quotes_nothing(
     assert error.keys() == {"message", "type", "param", "code"}
     for text in (response.text, caplog.text, captured.out, captured.err):
         assert CANARY not in text
+
+
+async def test_what_does_not_fit_is_told_with_what_would_and_without_what_was_asked_for(
+    client: httpx.AsyncClient,
+) -> None:
+    asked = 10**400
+    tokens = (await ask(client, f"{FINAL}x<|return|>")).json()["usage"]["prompt_tokens"]
+    refused = await ask(client, f"{FINAL}x<|return|>", max_completion_tokens=asked)
+    fits = await ask(client, f"{FINAL}x<|return|>", max_completion_tokens=4096 - tokens)
+    too_long = await ask(client, " x" * 5000)
+
+    assert refused.json()["error"]["message"] == (
+        f"the context holds 4096 tokens and the prompt has {tokens}: shorten `messages` or ask for at most "
+        f"{4096 - tokens} tokens"
+    )
+    assert fits.status_code == 200
+    assert too_long.json()["error"]["message"].endswith(": shorten `messages`")
 
 
 async def test_a_body_without_declared_length_is_cut_off_at_the_limit(client: httpx.AsyncClient) -> None:

@@ -10,6 +10,8 @@ import pytest
 from openai.resources.chat.completions import Completions
 
 from local_engine.errors import Refused
+from local_engine.prompt import seen_of
+from local_engine.replay import Seen, SeenCall
 from local_engine.wire import (
     NEUTRAL,
     AssistantMessage,
@@ -39,6 +41,11 @@ WRONG_CHOICE = (
 WRONG_FORMAT = (
     "`response_format` must be of type `text`, `json_object` or `json_schema`",
     "response_format",
+    "unsupported_value",
+)
+WRONG_ROLE = (
+    "`messages[0].role` must be `system`, `developer`, `user`, `assistant` or `tool`",
+    "messages[0].role",
     "unsupported_value",
 )
 BAD_BIAS_KEY = (
@@ -186,7 +193,20 @@ def schema(depth: int) -> dict[str, Any]:
         ),
         (
             {"messages": [{"role": CANARY, "content": "x"}]},
-            ("`messages[0]` is wrong: not one of the values allowed here", "messages[0]", "invalid_value"),
+            WRONG_ROLE,
+        ),
+        ({"messages": [{"content": "x"}]}, WRONG_ROLE),
+        (
+            {"messages": [CANARY]},
+            ("`messages[0]` is wrong: input should be an object", "messages[0]", "invalid_value"),
+        ),
+        (
+            {"tools": [CANARY]},
+            ("`tools[0]` is wrong: input should be an object", "tools[0]", "invalid_value"),
+        ),
+        (
+            {"logit_bias": [CANARY]},
+            ("`logit_bias` is wrong: input should be an object", "logit_bias", "invalid_value"),
         ),
         (
             {"messages": [{"role": "user", "content": "x", CANARY: 1}]},
@@ -405,6 +425,22 @@ def test_what_the_sdk_dumps_can_be_sent_back_whole() -> None:
     ]
     assert refused(messages=[answer | {"refusal": CANARY}])[0] == (
         "`messages[0]` has a key that this engine does not know: remove it"
+    )
+
+
+def test_what_the_sdks_helpers_add_to_a_message_is_not_what_the_model_is_shown() -> None:
+    function = {"name": "f", "arguments": "{}"}
+    call = {"id": "a", "type": "function", "function": function}
+    helped = call | {"index": 0, "function": function | {"parsed_arguments": {"x": CANARY}}}
+    answer = {"role": "assistant", "content": "{}", "parsed": {"x": CANARY}, "tool_calls": [helped]}
+    message = parse(messages=[answer]).messages[0]
+
+    assert isinstance(message, AssistantMessage)
+    assert seen_of(message) == Seen("{}", (SeenCall("a", "f", "{}"),))
+    assert refused(messages=[answer | {"tool_calls": [call | {"index": CANARY}]}]) == (
+        "`messages[0].tool_calls[0].index` is wrong: input should be a valid integer",
+        "messages[0].tool_calls[0].index",
+        "invalid_value",
     )
 
 
