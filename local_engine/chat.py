@@ -74,7 +74,7 @@ def prepare(body: bytes, cache_salt: str | None, service: Service) -> ChatJob:
     prompt = render_prompt(conversation_of(request, service.today(), recall), service.vocabulary)
     asked = request.max_completion_tokens or request.max_tokens
     max_tokens = asked or max(1, service.engine.max_context_tokens - len(prompt))
-    service.check_length(len(prompt), max_tokens, "messages")
+    service.engine.check_length(len(prompt), max_tokens, "messages")
     envelope = Envelope(
         id=f"chatcmpl-{service.new_id()}",
         created=int(service.now_s()),

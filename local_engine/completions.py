@@ -77,7 +77,7 @@ def prepare(body: bytes, cache_salt: str | None, service: Service) -> RawJob:
     vocabulary = service.vocabulary
     prompts = [vocabulary.encode(one) if isinstance(one, str) else one for one in request.prompts]
     max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
-    service.check_length(max(map(len, prompts)), max_tokens, "prompt")
+    service.engine.check_length(max(map(len, prompts)), max_tokens, "prompt")
     envelope = Envelope(
         id=f"cmpl-{service.new_id()}",
         created=int(service.now_s()),

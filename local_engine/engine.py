@@ -128,15 +128,17 @@ class Engine:
             self._wake()
         return generation
 
-    def check_length(self, prompt_tokens: int, max_tokens: int) -> None:
-        """Raises `Refused` when a prompt and its answer do not fit in the context."""
-        if prompt_tokens + max_tokens > self.max_context_tokens:
-            raise Refused(
-                f"the context holds {self.max_context_tokens} tokens, but the prompt has {prompt_tokens} "
-                f"and up to {max_tokens} may follow: shorten the messages or lower `max_completion_tokens`",
-                param="messages",
-                code="context_length_exceeded",
-            )
+    def check_length(self, prompt_tokens: int, max_tokens: int, param: str = "messages") -> None:
+        """Raises `Refused` when a prompt, that of `param`, and its answer do not fit in the context."""
+        longest = self.max_context_tokens
+        if prompt_tokens + max_tokens <= longest:
+            return
+        room = f" or ask for at most {longest - prompt_tokens} tokens" if prompt_tokens < longest else ""
+        raise Refused(
+            f"the context holds {longest} tokens and the prompt has {prompt_tokens}: shorten `{param}`{room}",
+            param=param,
+            code="context_length_exceeded",
+        )
 
     def load(self) -> Load:
         """A snapshot for health checks, routing and metrics. Numbers of one moment, give or take a step."""

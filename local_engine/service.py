@@ -54,19 +54,6 @@ class Service:
                 status=404,
             )
 
-    def check_length(self, prompt_tokens: int, max_tokens: int, param: str) -> None:
-        """Raises `Refused` when a prompt, that of `param`, and its answer do not fit in the context."""
-        longest = self.engine.max_context_tokens
-        if prompt_tokens + max_tokens > longest:
-            raise Refused(
-                f"the context holds {longest} tokens and the prompt has {prompt_tokens}: shorten `{param}`"
-                + (
-                    f" or ask for at most {longest - prompt_tokens} tokens" if prompt_tokens < longest else ""
-                ),
-                param=param,
-                code="context_length_exceeded",
-            )
-
 
 def check_salt(salt: str | None) -> None:
     """Raises `Refused` for a salt that is too long. Only who has the secret can send one."""
