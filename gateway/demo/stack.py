@@ -28,6 +28,8 @@ from gateway.testing.bedrock.server import Running, running_emulator
 
 DEMO_TENANT = "demo"
 STATE_DIR = Path("var/demo")
+CHECKPOINT = "demo-checkpoint"
+"""Its folder in the state directory. One called `checkpoint` may be from before, with random weights."""
 
 
 def demo_settings(environ: Mapping[str, str], given: Mapping[str, Any]) -> Settings:
@@ -52,7 +54,7 @@ async def serve_demo(settings: Settings) -> None:
 async def demo_stack(settings: Settings) -> AsyncIterator[tuple[Settings, str, tuple[Running, ...]]]:
     """The settings with the emulators' URLs and a checkpoint, the demo key, and the running emulators."""
     prepare_state(settings.state_dir)
-    model = settings.model or await make_checkpoint(settings.state_dir / "checkpoint")
+    model = settings.model or await make_checkpoint(settings.state_dir / CHECKPOINT)
     async with AsyncExitStack() as stack:
         emulators: tuple[Running, ...] = ()
         if settings.bedrock == "emulator":
@@ -113,7 +115,7 @@ def snippets(settings: Settings, port: int, key: str) -> str:
     }[settings.bedrock]
     model = (
         "a tiny model trained on made-up conversations: it makes small talk and knows nothing"
-        if settings.model and settings.model.name == "checkpoint"
+        if settings.model and settings.model.name == CHECKPOINT
         else settings.model
     )
     return f"""

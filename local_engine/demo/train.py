@@ -114,7 +114,10 @@ def train(
 
 
 def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy of logits [n, rows]; a target without a row of its own only teaches to say none such."""
+    """Mean cross entropy of logits [n, rows].
+
+    A target that has no row of its own only teaches that no such token is said.
+    """
     shares = torch.log_softmax(logits, dim=-1)
     said = -shares.gather(1, targets[:, None])[:, 0]
     unsaid = -torch.log1p(-shares[:, -1].exp().clamp(max=1 - 1e-6))

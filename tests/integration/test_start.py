@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.stack import prepare_state
+from gateway.demo.stack import CHECKPOINT, prepare_state
 from tests.integration.bundle import bundle_with_keys, edit
 from tests.integration.gateway_process import ROOT
 
@@ -134,8 +134,8 @@ def test_a_broken_bundle_stops_the_start_and_is_told_by_file_and_line(
     bundle = bundle_with_keys(tmp_path / "bundle")
     edit(bundle / file, old, new)
     if demo:
-        (state / "checkpoint").mkdir()
-        (state / "checkpoint" / "config.json").write_text("{}")  # as if one had been written before
+        (state / CHECKPOINT).mkdir()
+        (state / CHECKPOINT / "config.json").write_text("{}")  # as if one had been written before
 
     environ = {"DOUANE_STATE_DIR": str(state), "DOUANE_POLICIES": str(bundle), "DOUANE_PORT": "0"}
     printed = refused(environ, *(["--demo"] if demo else []))
