@@ -114,7 +114,7 @@ class Corpus:
     def conversation(self) -> Conversation:
         """The next one."""
         made = self._random.choices(
-            (self._plain, self._call, self._tool_answer, self._beside_tools, self._json), (55, 11, 9, 8, 17)
+            (self._plain, self._call, self._tool_answer, self._beside_tools, self._json), (52, 12, 10, 8, 18)
         )[0]
         return made()
 
@@ -130,7 +130,7 @@ class Corpus:
 
     def _turn(self) -> Turn:
         made = self._random.choices(
-            (self._topic, self._greeting, self._fallback, self._introduction, self._date), (46, 13, 28, 6, 7)
+            (self._topic, self._greeting, self._fallback, self._introduction, self._date), (43, 16, 25, 8, 8)
         )[0]
         return made()
 
@@ -220,7 +220,7 @@ class Corpus:
         read += self._told(self._history(0.25), day)
         if self._random.random() < 0.3:
             read += self._loop(tool, function, self._random.choice(tool.values))
-        if self._random.random() < 0.12:
+        if self._random.random() < 0.2:
             asked = self._wording.question(self._random.choice(tool.asks), value=self._wording.foreign(1))
             turn = Turn("value", asked, "I do not know that word.", texts.UNKNOWN_VALUE, known=False)
             return self._conversation(
@@ -230,7 +230,7 @@ class Corpus:
         asked = self._wording.question(self._random.choice(tool.asks), value=value)
         said = [*self._thought(f"I call {function.name} with {value}.", effort), _call(function, value)]
         read.append(Message("user", asked))
-        return Conversation("call", tuple(drop_finished_reasoning(read)), tuple(said), self._even())
+        return Conversation("call", tuple(drop_finished_reasoning(read)), tuple(said), self._coin())
 
     def _tool_answer(self) -> Conversation:
         effort, day = self._effort(), self._day()
@@ -247,7 +247,7 @@ class Corpus:
             return self._conversation(turn, read, self._answered(turn, effort, day))
         thought = self._thought("The tool has answered.", effort)
         return Conversation(
-            "tool answer", tuple(drop_finished_reasoning(read)), (*thought, said), self._even()
+            "tool answer", tuple(drop_finished_reasoning(read)), (*thought, said), self._coin()
         )
 
     def _json(self) -> Conversation:
@@ -327,7 +327,7 @@ class Corpus:
         self, turn: Turn, read: Sequence[Message], said: Sequence[Message], kind: str = ""
     ) -> Conversation:
         read = drop_finished_reasoning(read)
-        return Conversation(kind or turn.kind, tuple(read), tuple(said), self._even())
+        return Conversation(kind or turn.kind, tuple(read), tuple(said), self._coin())
 
     def _effort(self) -> Effort:
         efforts: tuple[Effort, ...] = ("low", "medium", "high")
@@ -336,7 +336,7 @@ class Corpus:
     def _day(self) -> date | None:
         return None if self._random.random() < 0.1 else FIRST_DAY + timedelta(self._random.randrange(DAYS))
 
-    def _even(self) -> bool:
+    def _coin(self) -> bool:
         return self._random.random() < 0.5
 
 
@@ -396,6 +396,13 @@ def used_tokens(tokenizer: Tokenizer, conversations: int = 8000) -> list[int]:
     """The ids, ascending, of all tokens that conversations without foreign words are made of."""
     corpus = Corpus(0, foreign=False)
     used = {token for text in (*texts.FILLERS, ALWAYS_KNOWN) for token in tokenizer.encode(f" {text}")}
+    values = (
+        *texts.CITIES,
+        *texts.GOODS,
+        *(topic.name for topic in TOPICS),
+        *(g[2] for g in texts.GREETINGS),
+    )
+    used |= {token for value in values for token in tokenizer.encode(value)}
     for _ in range(conversations):
         used.update(example(corpus.conversation(), tokenizer)[0])
     return sorted(used)

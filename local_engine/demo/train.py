@@ -14,7 +14,6 @@ from pathlib import Path
 import click
 import torch
 from safetensors.torch import save_file
-from torch.nn.functional import cross_entropy
 
 from local_engine.config import ModelConfig
 from local_engine.demo.corpus import KINDS, VERSION, Corpus, example, used_tokens
@@ -22,7 +21,7 @@ from local_engine.demo.expand import DEMO_CONFIG, IDS, STORED
 from local_engine.demo.network import Network, Tensors, counted, initial_parameters, pack
 from local_engine.harmony.tokens import VOCABULARY_SIZE, Tokenizer
 
-STEPS = 6000
+STEPS = 9000
 BATCH_TOKENS = 1024
 POOL = 200
 """Conversations that are put in order of length before they are cut into batches."""
@@ -103,7 +102,7 @@ def train(
         wanted = torch.zeros_like(batch.learnt)
         wanted[:, :-1] = batch.learnt[:, 1:]
         logits = network.forward(batch.rows, wanted)
-        loss = cross_entropy(counted(logits, VOCABULARY_SIZE - len(ids)), batch.rows[:, 1:][wanted[:, :-1]])
+        loss = loss_of(counted(logits, VOCABULARY_SIZE - len(ids)), batch.rows[:, 1:][wanted[:, :-1]])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
@@ -112,6 +111,17 @@ def train(
         recent = [*recent[-99:], loss.item()]
         report(step, recent[-1])
     return Trained({n: p.detach() for n, p in parameters.items()}, ids, sum(recent) / len(recent))
+
+
+def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of logits [n, rows].
+
+    A target that has no row of its own only teaches that no such token is said.
+    """
+    shares = torch.log_softmax(logits, dim=-1)
+    said = -shares.gather(1, targets[:, None])[:, 0]
+    unsaid = -torch.log1p(-shares[:, -1].exp().clamp(max=1 - 1e-6))
+    return torch.where(targets < logits.shape[-1] - 1, said, unsaid).mean()
 
 
 def rate(step: int, steps: int) -> float:
@@ -145,8 +155,7 @@ def make_batches(
                 conversation = conversation.shortened()
             found, learnt = example(conversation, tokenizer)
             if len(found) <= lesson.longest:
-                rows = [row_of.get(token, len(ids)) for token in found]
-                pool.append((rows, [y and r < len(ids) for r, y in zip(rows, learnt, strict=True)]))
+                pool.append(([row_of.get(token, len(ids)) for token in found], learnt))
         pool.sort(key=lambda pair: len(pair[0]))
         batches: list[list[tuple[list[int], list[bool]]]] = [[]]
         for pair in pool:

@@ -146,10 +146,12 @@ def test_json_answers_hold_what_the_response_format_asks_for(conversations: list
 
 def test_foreign_words_stay_outside_of_the_vocabulary(vocabulary: Vocabulary) -> None:
     used = set(used_tokens(vocabulary))
-    plain = itertools.islice(Corpus(9, foreign=False), 300)
+    plain = [example(c, vocabulary) for c in itertools.islice(Corpus(9, foreign=False), 1000)]
+    said = {token for c in plain for token, learnt in zip(*c, strict=True) if learnt}
     words = "what is photosynthesis", "banana", "Zusammenhang", "ения", "日本"
 
-    missing = sum(token not in used for c in plain for token in example(c, vocabulary)[0])
-    assert missing == 0
+    missing = sum(token not in used for tokens, _ in plain for token in tokens)
+    assert missing <= 1e-4 * sum(len(tokens) for tokens, _ in plain)
+    assert said <= used
     assert len(used) < 1600
     assert all(set(vocabulary.encode(word)) - used for word in words)
