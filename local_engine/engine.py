@@ -309,7 +309,9 @@ class Engine:
             :1
         ]
         for sequence in hit:
+            # All before any fails: a request's choices end together, and whoever has ended has no blocks.
             self.scheduler.disown(sequence)
+        for sequence in hit:
             if (choice := self._choices.get(sequence)) is not None:
                 fault = Fault("the model failed on this request: see the engine's log")
                 self._fail(choice.generation, fault)

@@ -333,6 +333,23 @@ def test_a_step_that_breaks_fails_those_in_it_and_the_engine_goes_on(
     assert bench.lost == []
 
 
+def test_what_the_choices_of_a_broken_step_computed_is_not_found_again(make: Callable[..., Bench]) -> None:
+    bench = make()
+
+    def spoil(plan: Plan, tokens: list[int]) -> list[int]:
+        if len(bench.runner.plans) == 30:
+            raise RuntimeError
+        return tokens
+
+    bench.runner.spoil = spoil
+    request = a_request(1, 60, n=2, salt="t")
+    submit(bench.engine, request)
+    bench.start()
+
+    assert isinstance(request.wait().error, Fault)
+    assert bench.engine.load().prefix == {}
+
+
 def test_unusable_logits_fail_one_request(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.runner.spoil = lambda plan, tokens: [
