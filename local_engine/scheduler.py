@@ -4,6 +4,7 @@ A sequence waits, runs, and ends:
 
     WAITING  -- admitted: a slot, and blocks for its next chunk  -->  RUNNING
     RUNNING  -- blocks run out: slow readers, then the youngest  -->  WAITING, at the front
+    RUNNING  -- its reader is too slow, and another needs a slot -->  WAITING, at the front
     any      -- stop token, limit, cancelled, failed             -->  ENDED
 
 Every step first takes one row for each sequence that decodes, then fills what is left of the step's token
@@ -151,6 +152,10 @@ class _Draft:
         self.room += len(self.decode) - len(kept)
         self.decode = kept
 
+    def __contains__(self, sequence: Sequence) -> bool:
+        """Whether a sequence is to compute anything in this step."""
+        return any(work.sequence is sequence for work in (*self.decode, *self.prefill))
+
     @property
     def idle(self) -> bool:
         """True while nothing is to be computed."""
@@ -197,7 +202,9 @@ class Scheduler:
         # Blocks that a preemption has just freed are for those that still run.
         while not draft.preempted and (waiting := self._next()) is not None and self._admit(waiting, draft):
             pass
-        if draft.idle and self._next() is not None and (slow := self._slow()) is not None:
+        slow = self._slow() if draft.idle or not self._slots else None
+        # A reader may have become too slow since its sequence was drafted: that one stays this time.
+        if slow is not None and slow not in draft and self._next() is not None:
             self._preempt(slow, draft)
         work = (*draft.decode, *draft.prefill)
         for each in work:

@@ -232,6 +232,29 @@ def test_a_held_sequence_gives_its_blocks_to_a_prompt_that_cannot_go_on_without_
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
+def test_held_sequences_give_their_slots_to_those_that_wait_for_one(ahead: int) -> None:
+    it = bench(running=3, ahead=ahead)
+    slow = [request(it, [n] * 20, 20)[0] for n in range(2)]
+    (busy,) = request(it, [3] * 20, 200)
+    while any(sequence not in it.said for sequence in (*slow, busy)):
+        it.step()
+    for sequence in slow:
+        sequence.held = True
+    others = [request(it, [n] * 5, 30)[0] for n in range(4, 8)]
+    while not it.ended:
+        it.step()
+
+    assert set(it.ended) <= set(others)
+    assert sum(sequence in it.said for sequence in others) == 2
+
+    for sequence in slow:
+        sequence.held = False
+    it.run()
+    for sequence in slow:
+        assert it.said[sequence] == expected(sequence.tokens[:20], sequence.params, 0)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.parametrize("steps", range(6))
 def test_cancelling_frees_everything_at_once(ahead: int, steps: int) -> None:
     it = bench(ahead=ahead, rows=16)
