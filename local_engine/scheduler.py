@@ -173,6 +173,7 @@ class Scheduler:
         self.preemptions = 0
         self._slots = list(range(limits.max_running - 1, -1, -1))
         self._last: dict[Sequence, int] = {}
+        self._short: tuple[Sequence | None, int, int] = (None, 0, 0)
 
     def add(self, sequence: Sequence) -> None:
         """Puts a new sequence at the end of the queue."""
@@ -279,11 +280,15 @@ class Scheduler:
         if not self._slots or not draft.room or self._awaits_leader(sequence):
             return False
         if sequence.tables is None:
+            # A long prompt takes longer to look up than a step should: not while nothing came free.
+            if not draft.idle and self._still_short(sequence):
+                return False
             sequence.tables, sequence.computed = self.blocks.open(sequence.salt, sequence.tokens)
             if sequence.generated == 0:
                 sequence.cached_tokens = sequence.computed
         if not self._take(sequence, draft.room, draft):
             self._close(sequence)
+            self._short = (sequence, self.blocks.full.available, self.blocks.window.available)
             return False
         self.waiting.remove(sequence)
         sequence.state = State.RUNNING
@@ -291,6 +296,13 @@ class Scheduler:
         self.running.append(sequence)
         draft.fresh.append(sequence)
         return True
+
+    def _still_short(self, sequence: Sequence) -> bool:
+        """Whether this one lacked blocks when last tried, and neither group has more of them now."""
+        last, full, window = self._short
+        return (
+            last is sequence and self.blocks.full.available <= full and self.blocks.window.available <= window
+        )
 
     def _take(self, sequence: Sequence, most: int, draft: _Draft) -> bool:
         """Drafts the sequence's next positions, at most `most`. False, and nothing done, without blocks."""
