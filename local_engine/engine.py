@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,7 @@ class Engine:
         self.meter = Meter()
         self._clock = clock
         self._choices: dict[Running, Choice] = {}
-        self._inbox: deque[Generation] = deque()
+        self._inbox: list[Generation] = []
         self._cancelled: list[Choice] = []
         self._live = 0
         self._stopping = False
@@ -210,9 +209,11 @@ class Engine:
 
     def _more(self) -> bool:
         """Takes in what came from outside; waits while there is nothing to do. False: time to end."""
-        with self._changed:
-            while True:
-                self._take_in()
+        while True:
+            self._take_in()
+            with self._changed:
+                if self._inbox or self._cancelled:
+                    continue
                 if self._stopping and (not self._live or self._clock() >= self._deadline_s):
                     return False
                 if self._stirred or (self._live and not self._idle):
@@ -221,11 +222,13 @@ class Engine:
                 self._changed.wait(self._deadline_s - self._clock() if self._stopping else None)
 
     def _take_in(self) -> None:
-        while self._inbox:
-            for choice in self._inbox.popleft().choices:
-                self._choices[choice.sequence] = choice
-                self.scheduler.add(choice.sequence)
-        gone, self._cancelled = self._cancelled, []
+        with self._changed:
+            new, self._inbox = self._inbox, []
+            gone, self._cancelled = self._cancelled, []
+        for choice in (choice for generation in new for choice in generation.choices):
+            self._choices[choice.sequence] = choice
+            self.scheduler.add(choice.sequence)
+        # Not under the lock: a listener has locks of its own, which whoever wants this one may hold.
         for choice in gone:
             if self.scheduler.end(choice.sequence):
                 self._finish(choice, "cancelled")
@@ -308,16 +311,17 @@ class Engine:
             :1
         ]
         for sequence in hit:
+            # All before any fails: a request's choices end together, and whoever has ended has no blocks.
             self.scheduler.disown(sequence)
+        for sequence in hit:
             if (choice := self._choices.get(sequence)) is not None:
                 fault = Fault("the model failed on this request: see the engine's log")
                 self._fail(choice.generation, fault)
 
     def _fail_all(self, error: RequestError) -> None:
         self.pending.clear()
-        with self._changed:
-            self._take_in()
-            left = {choice.generation: None for choice in self._choices.values()}
+        self._take_in()
+        left = {choice.generation: None for choice in self._choices.values()}
         for generation in left:
             self._fail(generation, error)
 

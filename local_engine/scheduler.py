@@ -4,6 +4,7 @@ A sequence waits, runs, and ends:
 
     WAITING  -- admitted: a slot, and blocks for its next chunk  -->  RUNNING
     RUNNING  -- blocks run out: slow readers, then the youngest  -->  WAITING, at the front
+    RUNNING  -- its reader is too slow, and another needs a slot -->  WAITING, at the front
     any      -- stop token, limit, cancelled, failed             -->  ENDED
 
 Every step first takes one row for each sequence that decodes, then fills what is left of the step's token
@@ -151,6 +152,10 @@ class _Draft:
         self.room += len(self.decode) - len(kept)
         self.decode = kept
 
+    def __contains__(self, sequence: Sequence) -> bool:
+        """Whether a sequence is to compute anything in this step."""
+        return any(work.sequence is sequence for work in (*self.decode, *self.prefill))
+
     @property
     def idle(self) -> bool:
         """True while nothing is to be computed."""
@@ -168,6 +173,7 @@ class Scheduler:
         self.preemptions = 0
         self._slots = list(range(limits.max_running - 1, -1, -1))
         self._last: dict[Sequence, int] = {}
+        self._short: tuple[Sequence | None, int, int] = (None, 0, 0)
 
     def add(self, sequence: Sequence) -> None:
         """Puts a new sequence at the end of the queue."""
@@ -197,7 +203,9 @@ class Scheduler:
         # Blocks that a preemption has just freed are for those that still run.
         while not draft.preempted and (waiting := self._next()) is not None and self._admit(waiting, draft):
             pass
-        if draft.idle and self._next() is not None and (slow := self._slow()) is not None:
+        slow = self._slow() if draft.idle or not self._slots else None
+        # A reader may have become too slow since its sequence was drafted: that one stays this time.
+        if slow is not None and slow not in draft and self._next() is not None:
             self._preempt(slow, draft)
         work = (*draft.decode, *draft.prefill)
         for each in work:
@@ -272,11 +280,15 @@ class Scheduler:
         if not self._slots or not draft.room or self._awaits_leader(sequence):
             return False
         if sequence.tables is None:
+            # A long prompt takes longer to look up than a step should: not while nothing came free.
+            if not draft.idle and self._still_short(sequence):
+                return False
             sequence.tables, sequence.computed = self.blocks.open(sequence.salt, sequence.tokens)
             if sequence.generated == 0:
                 sequence.cached_tokens = sequence.computed
         if not self._take(sequence, draft.room, draft):
             self._close(sequence)
+            self._short = (sequence, self.blocks.full.available, self.blocks.window.available)
             return False
         self.waiting.remove(sequence)
         sequence.state = State.RUNNING
@@ -284,6 +296,13 @@ class Scheduler:
         self.running.append(sequence)
         draft.fresh.append(sequence)
         return True
+
+    def _still_short(self, sequence: Sequence) -> bool:
+        """Whether this one lacked blocks when last tried, and neither group has more of them now."""
+        last, full, window = self._short
+        return (
+            last is sequence and self.blocks.full.available <= full and self.blocks.window.available <= window
+        )
 
     def _take(self, sequence: Sequence, most: int, draft: _Draft) -> bool:
         """Drafts the sequence's next positions, at most `most`. False, and nothing done, without blocks."""

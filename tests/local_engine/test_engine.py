@@ -213,6 +213,27 @@ def test_cancelling_ends_the_generation_and_the_others_go_on(make: Callable[...,
     assert len(goes.tokens.get(0, [])) < 300
 
 
+def test_whoever_is_told_of_an_end_keeps_nobody_from_the_engine(make: Callable[..., Bench]) -> None:
+    bench = make()
+    request = a_request(1, 300)
+    stopped: list[bool] = []
+
+    def deliver(step: Any) -> None:
+        if isinstance(step, Finished):
+            # As a signal handler would, in a thread that holds what this listener waits for.
+            other = threading.Thread(target=bench.engine.stop, args=(30,))
+            other.start()
+            other.join(5)
+            stopped.append(not other.is_alive())
+        request.deliver(step)
+
+    bench.engine.submit(request.prompt, request.params, deliver).cancel()
+    bench.start()
+
+    assert request.wait().steps == [Finished(0, "cancelled", 0)]
+    assert stopped == [True]
+
+
 def test_one_choice_can_be_cancelled_alone(make: Callable[..., Bench]) -> None:
     bench = make()
     request = a_request(1, 20, n=3)
@@ -310,6 +331,23 @@ def test_a_step_that_breaks_fails_those_in_it_and_the_engine_goes_on(
     assert "RuntimeError" in caplog.text
     assert "secret words" not in caplog.text
     assert bench.lost == []
+
+
+def test_what_the_choices_of_a_broken_step_computed_is_not_found_again(make: Callable[..., Bench]) -> None:
+    bench = make()
+
+    def spoil(plan: Plan, tokens: list[int]) -> list[int]:
+        if len(bench.runner.plans) == 30:
+            raise RuntimeError
+        return tokens
+
+    bench.runner.spoil = spoil
+    request = a_request(1, 60, n=2, salt="t")
+    submit(bench.engine, request)
+    bench.start()
+
+    assert isinstance(request.wait().error, Fault)
+    assert bench.engine.load().prefix == {}
 
 
 def test_unusable_logits_fail_one_request(make: Callable[..., Bench]) -> None:

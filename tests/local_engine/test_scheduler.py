@@ -198,6 +198,32 @@ def test_a_preempted_sequence_finds_its_own_beginning_in_the_cache() -> None:
     assert it.device.computed - done < rest + said - BLOCK_TOKENS
 
 
+def test_a_prompt_that_waits_for_blocks_is_not_looked_up_in_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    it = bench(running=2, full=20, window=30)
+    looked_up: list[int] = []
+    look_up = it.scheduler.blocks.open
+    monkeypatch.setattr(
+        it.scheduler.blocks,
+        "open",
+        lambda salt, tokens: looked_up.append(len(tokens)) or look_up(salt, tokens),  # type: ignore[func-returns-value]
+    )
+    (old,) = request(it, [1] * 100, 200)
+    (young,) = request(it, [2] * 100, 100)
+    while it.scheduler.preemptions == 0:
+        it.step()
+    before, steps = len(looked_up), 0
+    while old not in it.ended:
+        it.step()
+        steps += 1
+
+    assert steps > 50
+    assert len(looked_up) - before < 5
+    it.run()
+    assert it.said[young] == expected([2] * 100, young.params, 0)
+
+
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_a_sequence_whose_reader_is_too_slow_computes_nothing_until_released(ahead: int) -> None:
     it = bench(ahead=ahead)
@@ -229,6 +255,29 @@ def test_a_held_sequence_gives_its_blocks_to_a_prompt_that_cannot_go_on_without_
         it.step()
 
     assert it.ended == {other: "length"}
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_held_sequences_give_their_slots_to_those_that_wait_for_one(ahead: int) -> None:
+    it = bench(running=3, ahead=ahead)
+    slow = [request(it, [n] * 20, 20)[0] for n in range(2)]
+    (busy,) = request(it, [3] * 20, 200)
+    while any(sequence not in it.said for sequence in (*slow, busy)):
+        it.step()
+    for sequence in slow:
+        sequence.held = True
+    others = [request(it, [n] * 5, 30)[0] for n in range(4, 8)]
+    while not it.ended:
+        it.step()
+
+    assert set(it.ended) <= set(others)
+    assert sum(sequence in it.said for sequence in others) == 2
+
+    for sequence in slow:
+        sequence.held = False
+    it.run()
+    for sequence in slow:
+        assert it.said[sequence] == expected(sequence.tokens[:20], sequence.params, 0)
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
