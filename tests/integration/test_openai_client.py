@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
+from pydantic import BaseModel, ConfigDict, Field
 
 from tests.integration.bundle import DEMO, GLOBEX
 from tests.integration.gateway_process import GatewayProcess
@@ -135,3 +138,58 @@ def test_an_error_becomes_the_packages_own_class(
     assert raised.value.code == code
     assert raised.value.request_id is not None
     assert raised.value.request_id.startswith("req_")
+
+
+class Duty(BaseModel):
+    """What a client wants to know of a good."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    good: Literal["wine", "cheese", "cloth"]
+    percent: int = Field(ge=0, le=99)
+    free: bool
+
+
+def test_a_pydantic_model_comes_back_filled_in(gateway: GatewayProcess, sdk: OpenAI) -> None:
+    answer = sdk.chat.completions.parse(
+        model="gpt-oss-20b",
+        messages=[{"role": "user", "content": "What is the duty on wine?"}],
+        response_format=Duty,
+        max_completion_tokens=400,
+        seed=1,
+    )
+
+    assert answer.choices[0].finish_reason == "stop"
+    assert isinstance(answer.choices[0].message.parsed, Duty)
+    assert answer.system_fingerprint == "douane-demo"
+
+
+def test_a_named_tool_is_called_with_arguments_that_fit(sdk: OpenAI) -> None:
+    tool: Any = {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "parameters": {
+                "type": "object",
+                "properties": {"good": {"enum": ["wine", "cheese"]}},
+                "required": ["good"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    answer = sdk.chat.completions.create(
+        model="gpt-oss-20b",
+        messages=[{"role": "user", "content": "What is the duty on wine?"}],
+        tools=[tool],
+        tool_choice={"type": "function", "function": {"name": "look_up"}},
+        parallel_tool_calls=False,
+        max_completion_tokens=400,
+        seed=1,
+    )
+
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls or []
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+    assert call.function.name == "look_up"
+    assert json.loads(call.function.arguments)["good"] in ("wine", "cheese")
