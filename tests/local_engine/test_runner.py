@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import resource
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -242,6 +244,39 @@ def test_a_grammar_holds_its_own_request_and_no_other(checkpoint: Checkpoint, ov
         assert [token % 100 for token in answer] == list(range(10))
         assert {token // 100 for token in answer} <= {1, 2, 3}
     assert bound.tokens[0] != bound.tokens[1]
+
+
+class Slow(Digits):
+    """Takes its time."""
+
+    def fill(self, mask: Any) -> None:
+        """Late, as when the schema is large."""
+        time.sleep(0.2)
+        super().fill(mask)
+
+
+def test_a_step_that_breaks_leaves_no_mask_that_is_still_being_written(checkpoint: Checkpoint) -> None:
+    engine = engine_over(checkpoint, exact=True)
+    inner: Any = engine.runner
+
+    def broken(*given: object) -> torch.Tensor:
+        raise RuntimeError
+
+    inner._ops = replace(inner._ops, qkv=broken)
+    engine.scheduler.add(Sequence(0, PROMPTS[1], greedy(1), tenant_salt(None)))
+    mask = inner._buffers.mask.host[0]
+    mask[:] = -1
+
+    with pytest.raises(RuntimeError):
+        inner.launch(engine.scheduler.plan(), [Slow()])
+
+    assert [
+        int(token) for token in np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+    ] == [
+        100,
+        200,
+        300,
+    ]
 
 
 def poisoned(engine: Engine, prompt: list[int]) -> None:
