@@ -43,6 +43,11 @@ class Mirror:
             view.copy_(self._staging[:count], non_blocking=True)
         return view
 
+    def send_part(self, row: int, start: int, end: int) -> None:
+        """Brings the entries start .. end - 1 of one row to the device."""
+        if self.device is not self._staging and start < end:
+            self.device[row, start:end].copy_(self._staging[row, start:end], non_blocking=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -113,7 +118,7 @@ class Buffers:
             positions=self._positions.put(positions, count),
             sequence=self._sequence.put(sequence, count),
             full=Group(
-                self._full_tables.send(slots)[:, :columns],
+                self._full_tables.device[:, :columns],
                 self._full_base.device,
                 self._full_slots.put(full_slots, count),
             ),
@@ -149,6 +154,8 @@ class Buffers:
         if owner is not tables or version != tables.version:
             known = 0
         self._full_tables.host[slot, known : len(tables.full)] = tables.full[known:]
+        # All of them are a megabyte at the longest context, and a step adds a block or none.
+        self._full_tables.send_part(slot, known, len(tables.full))
         self._written[slot] = (tables, tables.version, len(tables.full))
         # More may be held than these positions see: blocks are let go of when a step's results are in.
         base = max(0, start - self._window + 1) // BLOCK_TOKENS

@@ -180,11 +180,12 @@ class Engine:
             self._stopping = True
             self._wake()
 
-    def close(self) -> None:
-        """`stop` without grace, then waits for the worker to end."""
+    def close(self, patience_s: float | None = None) -> None:
+        """`stop` without grace, then waits for the worker to end, at most `patience_s`: a device that hangs
+        keeps it for ever. The thread does not keep the process alive."""
         self.stop()
         if self._worker.is_alive():
-            self._worker.join()
+            self._worker.join(patience_s)
 
     def _cancel(self, choices: Iterable[Choice]) -> None:
         with self._changed:

@@ -78,14 +78,18 @@ class ModelRunner:
             for row, grammar in enumerate(grammars)
             if grammar is not None
         ]
+        try:
+            with device_errors():
+                batch = self._buffers.fill(plan, masked=masked)
+                self._copy(plan.copies)
+                logits = forward(self._model, batch, self._kv, self._ops)
+        finally:
+            # Also when the step breaks: the rows of the mask are the next step's.
+            wait(filling)
+        if not grammars:
+            return Drawing(None, ())
         with device_errors():
-            batch = self._buffers.fill(plan, masked=masked)
-            self._copy(plan.copies)
-            logits = forward(self._model, batch, self._kv, self._ops)
-            if not grammars:
-                return Drawing(None, ())
             if masked:
-                wait(filling)
                 for row, grammar in enumerate(grammars):
                     if grammar is None:
                         self._buffers.mask.host[row] = -1

@@ -44,9 +44,10 @@ class Sequence:
 
     `computed` counts the positions whose keys and values are written or in flight, `in_flight` the sampled
     tokens that the host has not seen yet (0 or 1). `slot` is its row in everything that is kept per running
-    sequence. `synchronous`: its next step needs its last token on the host (a grammar reads it). `held`: its
-    reader is too slow. `leader` is the first choice of the same request while this one waits for the prompt
-    to be computed once for all.
+    sequence; once it had one it is `admitted`, and what it finds in the cache after a preemption it has put
+    there itself. `synchronous`: its next step needs its last token on the host (a grammar reads it). `held`:
+    its reader is too slow. `leader` is the first choice of the same request while this one waits for the
+    prompt to be computed once for all.
     """
 
     choice: int
@@ -58,6 +59,7 @@ class Sequence:
     prompt_tokens: int = 0
     state: State = State.WAITING
     computed: int = 0
+    admitted: bool = False
     cached_tokens: int = 0
     in_flight: int = 0
     slot: int = -1
@@ -284,12 +286,13 @@ class Scheduler:
             if not draft.idle and self._still_short(sequence):
                 return False
             sequence.tables, sequence.computed = self.blocks.open(sequence.salt, sequence.tokens)
-            if sequence.generated == 0:
-                sequence.cached_tokens = sequence.computed
         if not self._take(sequence, draft.room, draft):
             self._close(sequence)
             self._short = (sequence, self.blocks.full.available, self.blocks.window.available)
             return False
+        if not sequence.admitted:
+            sequence.cached_tokens = sequence.computed
+        sequence.admitted = True
         self.waiting.remove(sequence)
         sequence.state = State.RUNNING
         sequence.slot = self._slots.pop()
@@ -347,7 +350,7 @@ class Scheduler:
             for follower in self.waiting:
                 if follower.leader is sequence and follower.tables is None and end > 1:
                     follower.tables = self.blocks.fork(sequence.tables, end - 1)
-                    follower.computed = follower.cached_tokens = end - 1
+                    follower.computed = end - 1
         self.blocks.advance(sequence.tables, sequence.tokens, end)
 
     def _reason(self, sequence: Sequence) -> Reason | None:

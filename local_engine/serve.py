@@ -32,7 +32,8 @@ EXIT_LOST = 4
 """The exit status after the device is lost: whoever supervises the process should start it anew."""
 GRACE_S = 30.0
 ENDING_S = 5
-"""How long the last bytes of answers may take to leave once the engine has ended them."""
+"""How long the last bytes of answers may take to leave once the engine has ended them, and how long a step
+that is under way may take to end."""
 BACKLOG = 128
 NOT_OUR_ADDRESS = (errno.EADDRNOTAVAIL, socket.EAI_NONAME, socket.EAI_AGAIN)
 DEFAULT_MODEL_NAME = "gpt-oss-20b"
@@ -104,7 +105,7 @@ def serve(service: Service, options: ServeOptions) -> None:
     try:
         _Server(config, service.engine, options.grace_s).run(sockets=[listener])
     finally:
-        service.engine.close()
+        service.engine.close(ENDING_S)
         listener.close()
     if service.engine.load().lost:
         click.echo("error: the device is lost; start the engine anew", err=True)

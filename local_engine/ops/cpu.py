@@ -21,6 +21,10 @@ from local_engine.ops import ref
 SCORES = 1 << 20
 """Most scores of one query head held at a time, unless sixteen rows have more."""
 
+GATHERED = 1 << 16
+"""Most positions whose keys and values single rows gather at a time, unless one row sees more: rows that
+share a long prompt would otherwise each copy all of it."""
+
 
 def attend(
     q: torch.Tensor, kv: LayerKV, group: Group, batch: Batch, sinks: torch.Tensor, window: int | None
@@ -36,9 +40,12 @@ def attend(
         else:
             mine = slice(run.row, run.row + run.rows)
             heard[mine] = _prompt(q[mine], kv, group, run, base[run.sequence], sinks, window)
-    for runs in alike.values():
-        rows = torch.tensor([run.row for run in runs])
-        heard.index_copy_(0, rows, _decode(q.index_select(0, rows), kv, group, runs, base, sinks, window))
+    for length, bucket in alike.items():
+        together = max(1, GATHERED // (kv.keys.shape[1] << length))
+        for at in range(0, len(bucket), together):
+            runs = bucket[at : at + together]
+            rows = torch.tensor([run.row for run in runs])
+            heard.index_copy_(0, rows, _decode(q.index_select(0, rows), kv, group, runs, base, sinks, window))
     return heard
 
 

@@ -455,6 +455,20 @@ def test_when_the_grace_is_over_what_is_left_fails(make: Callable[..., Bench]) -
     assert len(request.tokens[0]) == 6
 
 
+def test_closing_does_not_wait_for_ever_for_a_step_that_hangs(make: Callable[..., Bench]) -> None:
+    bench = make()
+    request = a_request(1)
+    submit(bench.engine, request)
+    bench.start(open_gate=False)
+
+    bench.engine.close(patience_s=0.01)
+
+    assert bench.engine._worker.is_alive()
+    assert bench.engine._worker.daemon
+    bench.runner.gate.set()
+    assert isinstance(request.wait().error, Stopping)
+
+
 def test_a_second_stop_can_only_shorten_the_grace(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.engine.stop(grace_s=5)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import resource
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from local_engine.buffers import Buffers, Sizes
 from local_engine.checkpoint import Checkpoint, open_checkpoint
@@ -244,6 +247,39 @@ def test_a_grammar_holds_its_own_request_and_no_other(checkpoint: Checkpoint, ov
     assert bound.tokens[0] != bound.tokens[1]
 
 
+class Slow(Digits):
+    """Takes its time."""
+
+    def fill(self, mask: Any) -> None:
+        """Late, as when the schema is large."""
+        time.sleep(0.2)
+        super().fill(mask)
+
+
+def test_a_step_that_breaks_leaves_no_mask_that_is_still_being_written(checkpoint: Checkpoint) -> None:
+    engine = engine_over(checkpoint, exact=True)
+    inner: Any = engine.runner
+
+    def broken(*given: object) -> torch.Tensor:
+        raise RuntimeError
+
+    inner._ops = replace(inner._ops, qkv=broken)
+    engine.scheduler.add(Sequence(0, PROMPTS[1], greedy(1), tenant_salt(None)))
+    mask = inner._buffers.mask.host[0]
+    mask[:] = -1
+
+    with pytest.raises(RuntimeError):
+        inner.launch(engine.scheduler.plan(), [Slow()])
+
+    assert [
+        int(token) for token in np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+    ] == [
+        100,
+        200,
+        300,
+    ]
+
+
 def poisoned(engine: Engine, prompt: list[int]) -> None:
     """Makes the logits of one prompt's first token unusable."""
     inner: Any = engine.runner
@@ -279,6 +315,38 @@ def test_unusable_logits_fail_their_own_request_and_leave_nothing_in_the_cache(
     assert "logits" in bad.error.message
     assert len(good.tokens[0]) == 5
     assert tenant_salt("bad").hex()[:8] not in engine.load().prefix
+
+
+class Sent(TorchDispatchMode):
+    """Counts the entries that are copied to another device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One operation."""
+        if func is torch.ops.aten.copy_.default:
+            self.entries += args[0].numel()
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_a_decode_step_sends_does_not_grow_with_the_context() -> None:
+    sent = []
+    for longest in (1024, 131_072):
+        limits = Limits(2, 512)
+        buffers = Buffers(Sizes(limits, longest, 128, 512), torch.device("meta"))
+        scheduler = Scheduler(BlockTables(100, 100, 128), limits)
+        scheduler.add(Sequence(0, prompt_of(200, 1), SamplingParams(100), tenant_salt(None)))
+        for _ in range(20):
+            plan = scheduler.plan()
+            with Sent() as counted:
+                buffers.fill(plan, masked=False)
+            scheduler.commit(plan, [1])
+            sent.append(counted.entries)
+
+    assert sent[:20] == sent[20:]
+    assert max(sent[1:20]) <= min(sent[1:20]) + 1
 
 
 def test_no_address_of_a_decode_step_changes(checkpoint: Checkpoint) -> None:

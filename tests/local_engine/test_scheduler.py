@@ -198,6 +198,18 @@ def test_a_preempted_sequence_finds_its_own_beginning_in_the_cache() -> None:
     assert it.device.computed - done < rest + said - BLOCK_TOKENS
 
 
+def test_what_a_preempted_sequence_finds_of_its_own_prompt_was_not_cached() -> None:
+    it = bench(running=2, full=20, window=30)
+    (old,) = request(it, [1] * 100, 120)
+    (young,) = request(it, [2] * 260, 5)
+    while it.scheduler.preemptions == 0:
+        it.step()
+    assert young not in it.said
+    it.run()
+
+    assert (old.cached_tokens, young.cached_tokens) == (0, 0)
+
+
 def test_a_prompt_that_waits_for_blocks_is_not_looked_up_in_every_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from local_engine.batch import Batch, Group
 from local_engine.checkpoint import Checkpoint
@@ -225,3 +227,36 @@ def test_a_long_prompt_is_heard_in_pieces_with_the_same_result(
     [logits] = logits_of(model, cpu.OPS, [prompt_of(300)])
 
     torch.testing.assert_close(logits, wanted, rtol=0, atol=ATOL)
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the size of the largest tensor that anything is gathered into."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One operation."""
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.index_select.default:
+            self.values = max(self.values, result.numel())
+        return result
+
+
+def test_rows_behind_one_long_prompt_do_not_all_copy_it_at_once(
+    odd_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = prompt_of(100)
+    tables = Tables.of(6, 112)
+    kv = kv_for(odd_model, tables)
+    forward(odd_model, tables.batch([(n, prompt, 0) for n in range(6)], rows=[0]), kv, cpu.OPS)
+    batch = tables.batch([(n, [n], 100) for n in range(6)])
+    whole = forward(odd_model, batch, kv, cpu.OPS)
+
+    monkeypatch.setattr(cpu, "GATHERED", 256)
+    with Largest() as largest:
+        parts = forward(odd_model, batch, kv, cpu.OPS)
+
+    torch.testing.assert_close(parts, whole, rtol=0, atol=ATOL)
+    assert largest.values <= 256 * ODD.num_key_value_heads * ODD.head_dim
