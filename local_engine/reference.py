@@ -204,8 +204,8 @@ def attend(
     """
     length, start = keys.shape[0], keys.shape[0] - q.shape[0]
     first = 0 if window is None else max(0, start - window + 1)
-    i = torch.arange(start, length)[:, None]
-    j = torch.arange(first, length)[None, :]
+    i = torch.arange(start, length, device=q.device)[:, None]
+    j = torch.arange(first, length, device=q.device)[None, :]
     hidden = j > i
     if window is not None:
         hidden = hidden | (j <= i - window)

@@ -6,7 +6,7 @@ step meanwhile. Where there is nothing to overlap with, on the CPU, every step i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,16 +27,19 @@ MASK_THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A launched step: what was drawn, still on the device, and how many logprobs each row asked for."""
+    """A launched step: what was drawn, where the host can read it once `arrived` returns, and how many
+    logprobs each row asked for."""
 
     drawn: Drawn | None
     wanted: tuple[int | None, ...]
+    arrived: Callable[[], object] = lambda: None
 
     def results(self) -> list[Sampled]:
         """Waits for the step's tokens. Raises `DeviceLost`."""
         if self.drawn is None:
             return []
         with device_errors():
+            self.arrived()
             tokens = self.drawn.tokens.tolist()
             if self.drawn.chosen is None or self.drawn.top_ids is None or self.drawn.top is None:
                 return [Sampled(token, None) for token in tokens]
@@ -62,6 +65,7 @@ class ModelRunner:
         self._ops = ops
         self._buffers = buffers
         self._overlaps = overlaps
+        self._fetch = fetch_now if model.device.type == "cpu" else fetch_later
         self._masking = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="grammar")
 
     @property
@@ -98,7 +102,8 @@ class ModelRunner:
             if batch.draw.penalised:
                 count(batch.draw.counts, batch.draw.slot, drawn.tokens)
             self._buffers.previous[: len(grammars)].copy_(drawn.tokens)
-        return Drawing(drawn, tuple(sequence.params.top_logprobs for sequence in plan.sampling))
+            there, arrived = self._fetch(drawn)
+        return Drawing(there, tuple(sequence.params.top_logprobs for sequence in plan.sampling), arrived)
 
     def _copy(self, copies: Sequence[Copy]) -> None:
         """Copy-on-write, one after the other: a block may be the source of one and the target of the next."""
@@ -108,6 +113,27 @@ class ModelRunner:
                     layer = self._kv.layer(n)
                     layer.keys[copy.target] = layer.keys[copy.source]
                     layer.values[copy.target] = layer.values[copy.source]
+
+
+def fetch_now(drawn: Drawn) -> tuple[Drawn, Callable[[], object]]:
+    """What was drawn on the host is there already."""
+    return drawn, lambda: None
+
+
+def fetch_later(drawn: Drawn) -> tuple[Drawn, Callable[[], object]]:
+    """Sends what was drawn towards the host, in pinned memory, and returns what waits for its arrival.
+
+    Asked for only later, it would queue behind the next step.
+    """
+
+    def sent(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else values.to("cpu", non_blocking=True)
+
+    tokens = drawn.tokens.to("cpu", non_blocking=True)
+    there = Drawn(tokens, sent(drawn.chosen), sent(drawn.top_ids), sent(drawn.top))
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return there, arrived.synchronize
 
 
 @contextmanager

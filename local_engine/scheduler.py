@@ -270,8 +270,9 @@ class Scheduler:
             self._preempt(victim, draft)
 
     def _next(self) -> Sequence | None:
-        """The first that waits for a slot and not for its reader."""
-        return next((sequence for sequence in self.waiting if not sequence.held), None)
+        """The first that waits for a slot, and neither for its reader nor for its leader."""
+        ready = (s for s in self.waiting if not s.held and not self._awaits_leader(s))
+        return next(ready, None)
 
     def _slow(self) -> Sequence | None:
         """The youngest that has a slot and whose reader is too slow: the first to be preempted."""
@@ -279,7 +280,7 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, draft: _Draft) -> bool:
         """Starts a waiting sequence. False if it must wait on, and with it those behind it."""
-        if not self._slots or not draft.room or self._awaits_leader(sequence):
+        if not self._slots or not draft.room:
             return False
         if sequence.tables is None:
             # A long prompt takes longer to look up than a step should: not while nothing came free.

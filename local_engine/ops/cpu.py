@@ -1,4 +1,4 @@
-"""Operations for the host's processor: eager, so free to look at the batch.
+"""Eager operations, free to look at the batch and at values: the host's, and those of a device without its own.
 
 Projections take all rows at once. Attention goes sequence by sequence over a prompt's rows and takes single
 rows, the decode steps, together. Each expert takes its rows at once, and only chosen experts are decoded.
@@ -44,7 +44,7 @@ def attend(
         together = max(1, GATHERED // (kv.keys.shape[1] << length))
         for at in range(0, len(bucket), together):
             runs = bucket[at : at + together]
-            rows = torch.tensor([run.row for run in runs])
+            rows = torch.tensor([run.row for run in runs], device=q.device)
             heard.index_copy_(0, rows, _decode(q.index_select(0, rows), kv, group, runs, base, sinks, window))
     return heard
 
@@ -117,9 +117,9 @@ def _decode(
         (run.sequence, first - base[run.sequence], first * block, run.position)
         for run, (first, _) in zip(runs, spans, strict=True)
     ]
-    sequence, column, start, positions = torch.tensor(host).unbind(1)
+    sequence, column, start, positions = torch.tensor(host, device=q.device).unbind(1)
     # A shorter row's surplus columns hold any block: all of it is behind the row's position.
-    columns = (column[:, None] + torch.arange(width)).clamp_(max=group.tables.shape[1] - 1)
+    columns = (column[:, None] + torch.arange(width, device=q.device)).clamp_(max=group.tables.shape[1] - 1)
     tables = group.tables[sequence[:, None], columns].flatten()
     keys, values = (
         part.index_select(0, tables).view(rows, -1, kv_heads, dim) for part in (kv.keys, kv.values)
@@ -127,7 +127,8 @@ def _decode(
     for row, (_, _, first, last) in enumerate(host):
         # A share of zero does not silence a NaN, and a block may hold one that its last owner left there.
         values[row, last + 1 - first :].zero_()
-    hidden = ref.hidden_keys(start[:, None] + torch.arange(keys.shape[1]), positions, window)
+    places = start[:, None] + torch.arange(keys.shape[1], device=q.device)
+    hidden = ref.hidden_keys(places, positions, window)
 
     scores = q.new_empty(rows, heads, keys.shape[1] + 1)
     scores[..., -1] = sinks

@@ -321,6 +321,20 @@ def test_a_further_choice_goes_on_alone_when_the_first_is_cancelled_before_its_p
     assert it.said == {second: expected([5] * 40, second.params, 1)}
 
 
+def test_choices_that_wait_for_their_prompt_keep_nobody_else_waiting() -> None:
+    it = bench(rows=16)
+    request(it, [5] * 60, 4, n=2)
+    (other,) = request(it, [6], 4)
+    it.step()
+    it.step()
+    it.step()
+    it.step()
+
+    assert other.state is State.RUNNING
+    it.run()
+    assert len(it.ended) == 3
+
+
 def test_a_step_with_a_synchronous_sequence_is_settled_before_the_next_one_is_planned() -> None:
     it = bench(ahead=1)
     (plain,) = request(it, [1], 12)

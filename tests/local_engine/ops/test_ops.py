@@ -260,3 +260,23 @@ def test_rows_behind_one_long_prompt_do_not_all_copy_it_at_once(
 
     torch.testing.assert_close(parts, whole, rtol=0, atol=ATOL)
     assert largest.values <= 256 * ODD.num_key_value_heads * ODD.head_dim
+
+
+@pytest.mark.parametrize("ops", [ref.OPS, cpu.OPS], ids=["ref", "cpu"])
+def test_every_tensor_is_made_on_the_device_of_the_inputs(
+    odd: Checkpoint, odd_model: Model, ops: Ops
+) -> None:
+    prompt = prompt_of(40)
+    tables = Tables.of(2, 64)
+    kv = kv_for(odd_model, tables)
+    first, second = (
+        tables.batch([(0, prompt, 0), (1, prompt[:20], 0)]),
+        tables.batch([(1, prompt[20:21], 20)]),
+    )
+
+    # What names no device is made where it cannot be mixed with anything.
+    with torch.device("meta"):
+        logits = torch.cat([forward(odd_model, batch, kv, ops) for batch in (first, second)])
+
+    wanted = reference_logits(odd, prompt)
+    torch.testing.assert_close(logits, torch.cat([wanted, wanted[:21]]), rtol=0, atol=ATOL)
