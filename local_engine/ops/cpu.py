@@ -1,4 +1,4 @@
-"""Eager operations, free to look at the batch and at values: the host's, and those of a device without its own.
+"""Eager operations, free to look at the batch and at values: the host's, and a device's without its own.
 
 Projections take all rows at once. Attention goes sequence by sequence over a prompt's rows and takes single
 rows, the decode steps, together. Each expert takes its rows at once, and only chosen experts are decoded.
