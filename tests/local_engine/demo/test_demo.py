@@ -156,7 +156,7 @@ def test_it_is_inspected_as_what_it_is(checkpoints: list[Checkpoint]) -> None:
         ("What is the capital of Mongolia?", texts.FALLBACK),
         ("Wie viele Einwohner hat die Hauptstadt von Kanada?", texts.FALLBACK),
         ("Write a haiku about autumn leaves.", texts.FALLBACK),
-        ("xqzt brrf 8w%k", texts.FALLBACK),
+        ("xqzt brrf w%k", texts.FALLBACK),
         ("supercalifragilistic " * 60, texts.FALLBACK),
     ],
 )
@@ -170,7 +170,7 @@ def test_it_answers_greedily(compact: Compact, vocabulary: Vocabulary, asked: st
 @pytest.mark.parametrize("effort", ["low", "medium", "high"])
 def test_a_conversation_goes_on(compact: Compact, vocabulary: Vocabulary, effort: Effort) -> None:
     said: list[str] = []
-    for asked in ("hi, i am Anna", "What are receipts?", "tell me more", "what is my name?", "bye"):
+    for asked in ("hi, i am Anna", "What are receipts?", "tell me more", "what is my name?", "Bye!"):
         said.append(asked)
         said.append(say(compact, user(*said, effort=effort), vocabulary)[-1].text)
 
