@@ -307,10 +307,9 @@ class Engine:
         """A step broke: all that took part in it, or could have, fail. What they computed is not reused."""
         _report("a step failed", error)
         self.pending.clear()
-        queue = self.scheduler.waiting
-        hit = [*self.scheduler.running, *(sequence for sequence in queue if sequence.in_flight)] or [*queue][
-            :1
-        ]
+        waiting = list(self.scheduler.waiting)
+        hit = [*self.scheduler.running, *(sequence for sequence in waiting if sequence.in_flight)]
+        hit = hit or waiting[:1]
         for sequence in hit:
             # All before any fails: a request's choices end together, and whoever has ended has no blocks.
             self.scheduler.disown(sequence)
