@@ -21,7 +21,7 @@ from local_engine.engine import Engine
 from local_engine.errors import Busy
 from local_engine.kv import BlockTables, tenant_salt
 from local_engine.reference import ReferenceModel
-from local_engine.sampling import SamplingParams
+from local_engine.sampling import SamplingParams, draw, empty_draw, uniform
 from local_engine.scheduler import Limits, Plan, Scheduler, Sequence
 from tests.local_engine.recorded import Recorder, Request, engine_over, greedy, run, submit
 
@@ -192,6 +192,37 @@ def test_how_one_request_samples_does_not_change_what_another_says(checkpoint: C
     assert together[4] == [7] * 20
     assert not set(together[3]) & set(PROMPTS[2])
     assert set(sampled(checkpoint, [greedy(20)])[0]) & set(PROMPTS[2])
+
+
+def test_what_was_said_before_a_preemption_is_penalised_after_it(checkpoint: Checkpoint) -> None:
+    params = SamplingParams(28, temperature=0.0, frequency_penalty=2.0, stop_tokens=frozenset())
+    prompts = [PROMPTS[1], PROMPTS[2], PROMPTS[4]]
+    together = [Request(prompt, params) for prompt in prompts]
+    engine = engine_over(checkpoint, exact=True, max_context_tokens=64, kv_tokens=96)
+    run(engine, together)
+
+    assert engine.load().preemptions_total > 0
+    for request, prompt in zip(together, prompts, strict=True):
+        alone = Request(prompt, params)
+        run(engine_over(checkpoint, exact=True), [alone])
+        assert request.tokens == alone.tokens
+
+
+def test_a_token_is_drawn_with_the_number_of_its_seed_its_choice_and_its_place(
+    checkpoint: Checkpoint,
+) -> None:
+    engine = engine_over(checkpoint, exact=True)
+    recorder = Recorder(engine)
+    asked = Request(PROMPTS[2], SamplingParams(8, seed=11, stop_tokens=frozenset()), n=2)
+    run(engine, [asked])
+
+    for choice, tokens in asked.tokens.items():
+        for place, token in enumerate(tokens, start=len(PROMPTS[2])):
+            logits = recorder.logits[tuple(PROMPTS[2]), choice, place]
+            number = torch.tensor([uniform(11, choice, place)])
+            drawn = draw(logits[None], replace(empty_draw(1, 512, 1), uniform=number))
+
+            assert drawn.tokens.tolist() == [token]
 
 
 def test_logprobs_are_those_of_the_raw_logits(checkpoint: Checkpoint) -> None:
