@@ -418,6 +418,30 @@ async def test_a_past_answer_goes_back_to_the_model_as_it_was_sampled(
     assert prompt[start + 5] == END
 
 
+async def test_a_past_answer_is_recalled_for_the_tenant_that_it_was_given_to_and_for_no_other(
+    client: httpx.AsyncClient, service: Service, vocabulary: Vocabulary
+) -> None:
+    letters = [token for letter in "Hello" for token in vocabulary.encode(letter)]
+    model = runner(service)
+    model.spellings = {"spell": [*encode(FINAL, vocabulary), *letters, RETURN]}
+    salted: list[dict[str, str]] = [{"x-douane-cache-salt": salt} for salt in ("tenant-7", "tenant-8")]
+    await client.post("/v1/chat/completions", json=body("spell"), headers=salted[0])
+    history = [
+        {"role": "user", "content": "spell"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": f"{FINAL}x<|return|>"},
+    ]
+    recalled = []
+    for headers in (*salted, {}):
+        await client.post(
+            "/v1/chat/completions", json={"model": "gpt-oss-20b", "messages": history}, headers=headers
+        )
+        prompt = model.prompts[-1]
+        recalled.append(any(prompt[n : n + 5] == letters for n in range(len(prompt))))
+
+    assert recalled == [True, False, False]
+
+
 @pytest.mark.parametrize("recipient", ["functions.z!z", "functions.", "functions." + "z" * 90, "python"])
 async def test_a_call_of_a_function_that_there_is_not_can_come_back_with_its_error(
     client: httpx.AsyncClient, recipient: str
