@@ -387,6 +387,24 @@ async def test_a_call_that_is_required_comes(client: httpx.AsyncClient, choice: 
     assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("f", {"x": True})
 
 
+@pytest.mark.parametrize("name", ["f", "g"])
+async def test_a_call_of_the_function_that_is_named_comes(wide: httpx.AsyncClient, name: str) -> None:
+    parameters = {"type": "object", "properties": {}, "additionalProperties": False}
+    tools = [
+        {"type": "function", "function": {"name": one, "parameters": parameters}} for one in ("f", "g", "h")
+    ]
+    # What the model would say is a call of another.
+    script = "<|channel|>commentary to=functions.h <|constrain|>json<|message|>{}<|call|>"
+    choice = {"type": "function", "function": {"name": name}}
+    found = (await ask(wide, script, tools=tools, tool_choice=choice, parallel_tool_calls=False)).json()
+    answer = found["choices"][0]
+
+    assert answer["finish_reason"] == "tool_calls"
+    assert [call["function"] for call in answer["message"]["tool_calls"]] == [
+        {"name": name, "arguments": "{}"}
+    ]
+
+
 async def test_a_schema_that_cannot_be_enforced_is_refused_by_its_place(client: httpx.AsyncClient) -> None:
     schema = {"$ref": f"https://example.com/{CANARY}"}
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
