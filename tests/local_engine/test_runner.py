@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from local_engine.kv import BlockTables, tenant_salt
 from local_engine.reference import ReferenceModel
 from local_engine.sampling import SamplingParams, draw, empty_draw, uniform
 from local_engine.scheduler import Limits, Plan, Scheduler, Sequence
-from tests.local_engine.recorded import Recorder, Request, engine_over, greedy, run, submit
+from tests.local_engine.recorded import PATIENCE_S, Recorder, Request, engine_over, greedy, run, submit
 
 Logits = dict[tuple[tuple[int, ...], int, int], torch.Tensor]
 
@@ -309,6 +310,36 @@ def test_a_step_that_breaks_leaves_no_mask_that_is_still_being_written(checkpoin
         200,
         300,
     ]
+
+
+def test_masks_are_filled_on_another_thread_while_the_model_computes(checkpoint: Checkpoint) -> None:
+    engine = engine_over(checkpoint, exact=True)
+    inner: Any = engine.runner
+    begun, filled = threading.Event(), threading.Event()
+    threads: set[int] = set()
+    qkv = inner._ops.qkv
+
+    def computing(*given: object) -> torch.Tensor:
+        begun.set()
+        # Each waits for the other: one after the other they would not come to an end.
+        assert filled.wait(PATIENCE_S / 4)
+        computed: torch.Tensor = qkv(*given)
+        return computed
+
+    class Meeting(Digits):
+        def fill(self, mask: Any) -> None:
+            assert begun.wait(PATIENCE_S / 4)
+            threads.add(threading.get_ident())
+            super().fill(mask)
+            filled.set()
+
+    inner._ops = replace(inner._ops, qkv=computing)
+    engine.scheduler.add(Sequence(0, PROMPTS[1], greedy(1), tenant_salt(None)))
+    (sampled,) = inner.launch(engine.scheduler.plan(), [Meeting()]).results()
+
+    assert sampled.token in (100, 200, 300)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 def poisoned(engine: Engine, prompt: list[int]) -> None:
