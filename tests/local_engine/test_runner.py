@@ -379,6 +379,16 @@ def test_unusable_logits_fail_their_own_request_and_leave_nothing_in_the_cache(
     assert tenant_salt("bad").hex()[:8] not in engine.load().prefix
 
 
+def test_steps_overlap_where_there_is_a_device_beside_the_host_unless_told_otherwise(
+    checkpoint: Checkpoint,
+) -> None:
+    def overlaps(device: str, overlap: bool | None) -> bool:
+        return engine_over(checkpoint, device=device, overlap=overlap).runner.overlaps
+
+    assert [overlaps("cpu", None), overlaps("cpu", True)] == [False, True]
+    assert [overlaps("meta", None), overlaps("meta", False)] == [True, False]
+
+
 class Sent(TorchDispatchMode):
     """Counts the entries that are copied to another device."""
 
