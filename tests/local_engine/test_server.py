@@ -336,6 +336,25 @@ async def test_several_choices_come_from_one_prompt_and_are_counted_once(wide: h
     assert plain["usage"]["prompt_tokens"] == streamed[-2]["usage"]["prompt_tokens"]
 
 
+async def test_the_prompt_of_several_choices_is_billed_once_and_so_is_what_was_cached_of_it(
+    wide: httpx.AsyncClient,
+) -> None:
+    script = f"{FINAL}x<|return|>"
+    alone = (await ask(wide, script)).json()["usage"]
+    several = (await ask(wide, script, n=3)).json()["usage"]
+    streamed = events(await ask(wide, script, n=3, stream=True, stream_options={"include_usage": True}))
+
+    cached = several["prompt_tokens_details"]["cached_tokens"]
+    assert 0 < cached < alone["prompt_tokens"]
+    assert several == alone | {
+        "completion_tokens": 3 * alone["completion_tokens"],
+        "total_tokens": alone["prompt_tokens"] + 3 * alone["completion_tokens"],
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+    assert cached == (alone["prompt_tokens"] - 1) // 16 * 16
+    assert streamed[-2]["usage"] == several
+
+
 async def test_a_stop_string_ends_one_choice_and_not_its_neighbours(wide: httpx.AsyncClient) -> None:
     script = f"{FINAL}one STOP no<|return|>|||{FINAL}all of it<|return|>"
     found = (await ask(wide, script, n=2, stop=" STOP")).json()
