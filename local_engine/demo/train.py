@@ -1,4 +1,4 @@
-"""Trains the demo: `python -m local_engine.demo.train`. Some minutes on one thread of a CPU.
+"""Trains the demo: `python -m local_engine.demo.train`. A quarter of an hour on one thread of a CPU.
 
 Seeded: the same seed, steps and release of torch give the same weights on the same machine.
 """

@@ -291,6 +291,17 @@ async def test_every_refusal_has_openais_shape_and_quotes_nothing(
         assert response.json()["error"]["param"] == "prompt"
 
 
+async def test_a_prompt_is_found_in_the_cache_under_its_own_salt_only(raw: Raw) -> None:
+    async def cached(salt: str | None) -> int:
+        headers = {} if salt is None else {"x-douane-cache-salt": salt}
+        body = {"model": "gpt-oss-20b", "prompt": "w" + " w" * 40, "max_tokens": 1}
+        found = (await raw.client.post("/v1/completions", json=body, headers=headers)).json()
+        return int(found["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    assert [await cached(salt) for salt in ("a", "b", None)] == [0, 0, 0]
+    assert [await cached(salt) for salt in ("a", "b", None)] == [32, 32, 32]
+
+
 async def test_a_request_that_is_refused_halfway_leaves_nothing_behind(raw: Raw) -> None:
     # Four of ten places are taken, so of eight prompts the seventh is refused.
     slow = f"@0.05 {'w' + ' w' * 20}"

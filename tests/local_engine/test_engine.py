@@ -395,6 +395,66 @@ def test_a_grammar_that_breaks_fails_its_own_request(make: Callable[..., Bench],
     assert good.wait().tokens[0] == answer_of(good)
 
 
+@dataclass
+class Watched:
+    """A step's results; asking for them is noted."""
+
+    number: int
+    inner: Done
+    noted: list[tuple[str, int]]
+
+    def results(self) -> list[Sampled]:
+        """As they are."""
+        self.noted.append(("read", self.number))
+        return self.inner.results()
+
+
+def noted_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """When each step is launched and when its results are read, from now on."""
+    noted: list[tuple[str, int]] = []
+    launch = bench.runner.launch
+
+    def watched(plan: Plan, grammars: Sequence[Grammar | None]) -> Watched:
+        number = len(bench.runner.plans)
+        noted.append(("launch", number))
+        return Watched(number, launch(plan, grammars), noted)
+
+    monkeypatch.setattr(bench.runner, "launch", watched)
+    return noted
+
+
+def test_a_step_is_launched_before_the_last_ones_results_are_read(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(overlaps=True)
+    noted = noted_steps(bench, monkeypatch)
+    request = a_request(1, 4)
+    submit(bench.engine, request)
+    bench.start()
+    request.wait()
+
+    order = [("launch", 0)]
+    for number in range(3):
+        order += [("launch", number + 1), ("read", number)]
+    assert noted == [*order, ("read", 3)]
+
+
+def test_steps_with_a_grammar_wait_for_each_other_and_miss_nobody(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(overlaps=True)
+    noted = noted_steps(bench, monkeypatch)
+    held, free = a_request(1, 8, grammar=lambda: Broken("nowhere")), a_request(2, 8)
+    submit(bench.engine, held)
+    submit(bench.engine, free)
+    bench.start()
+    held.wait()
+    free.wait()
+
+    assert noted == [(what, number) for number in range(8) for what in ("launch", "read")]
+    assert [len(plan.sampling) for plan in bench.runner.plans] == [2] * 8
+
+
 def test_a_lost_device_fails_everything_once_and_is_told(make: Callable[..., Bench]) -> None:
     bench = make()
 

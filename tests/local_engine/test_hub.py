@@ -98,6 +98,18 @@ def test_a_model_is_fetched_once_pinned_and_recorded(
     assert verify(folder) == FETCHED
 
 
+def test_a_file_on_its_way_has_a_progress_bar(
+    hub: Hub, fetching: Fetching, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Asks for bars also where no terminal is.
+    monkeypatch.setenv("TQDM_POSITION", "-1")
+    fetching(REPO)
+    bars = capsys.readouterr().err
+
+    for name in FETCHED:
+        assert f"{name}: 100%" in bars
+
+
 def test_the_config_comes_first_so_that_another_architecture_costs_no_download(
     hub: Hub, fetching: Fetching
 ) -> None:

@@ -134,6 +134,20 @@ def test_blocks_that_leave_the_window_are_cached_and_not_free() -> None:
     assert blocks.full.used == 20
 
 
+@pytest.mark.parametrize("window", [1, 2, 16, 17, 100, 128])
+def test_a_windowed_block_is_held_exactly_as_long_as_some_position_to_come_sees_it(window: int) -> None:
+    blocks = BlockTables(32, 32, window)
+    tokens = list(range(300))
+    tables, _ = blocks.open(SALT, tokens)
+    for after in range(1, 300):
+        blocks.reserve(tables, after - 1, after)
+        blocks.advance(tables, tokens, after)
+        # What the next position sees: its own block, if it is there already, and those of the window.
+        seen = {j // BLOCK_TOKENS for j in range(max(0, after + 1 - window), after + 1)}
+
+        assert {n for n, block in enumerate(tables.window) if block} == seen & set(range(len(tables.window)))
+
+
 def test_a_long_sequence_holds_a_constant_number_of_window_blocks() -> None:
     blocks = BlockTables(1024, 32, WINDOW)
 

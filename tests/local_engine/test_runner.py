@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import resource
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,9 @@ from local_engine.engine import Engine
 from local_engine.errors import Busy
 from local_engine.kv import BlockTables, tenant_salt
 from local_engine.reference import ReferenceModel
-from local_engine.sampling import SamplingParams
+from local_engine.sampling import SamplingParams, draw, empty_draw, uniform
 from local_engine.scheduler import Limits, Plan, Scheduler, Sequence
-from tests.local_engine.recorded import Recorder, Request, engine_over, greedy, run, submit
+from tests.local_engine.recorded import PATIENCE_S, Recorder, Request, engine_over, greedy, run, submit
 
 Logits = dict[tuple[tuple[int, ...], int, int], torch.Tensor]
 
@@ -194,6 +195,37 @@ def test_how_one_request_samples_does_not_change_what_another_says(checkpoint: C
     assert set(sampled(checkpoint, [greedy(20)])[0]) & set(PROMPTS[2])
 
 
+def test_what_was_said_before_a_preemption_is_penalised_after_it(checkpoint: Checkpoint) -> None:
+    params = SamplingParams(28, temperature=0.0, frequency_penalty=2.0, stop_tokens=frozenset())
+    prompts = [PROMPTS[1], PROMPTS[2], PROMPTS[4]]
+    together = [Request(prompt, params) for prompt in prompts]
+    engine = engine_over(checkpoint, exact=True, max_context_tokens=64, kv_tokens=96)
+    run(engine, together)
+
+    assert engine.load().preemptions_total > 0
+    for request, prompt in zip(together, prompts, strict=True):
+        alone = Request(prompt, params)
+        run(engine_over(checkpoint, exact=True), [alone])
+        assert request.tokens == alone.tokens
+
+
+def test_a_token_is_drawn_with_the_number_of_its_seed_its_choice_and_its_place(
+    checkpoint: Checkpoint,
+) -> None:
+    engine = engine_over(checkpoint, exact=True)
+    recorder = Recorder(engine)
+    asked = Request(PROMPTS[2], SamplingParams(8, seed=11, stop_tokens=frozenset()), n=2)
+    run(engine, [asked])
+
+    for choice, tokens in asked.tokens.items():
+        for place, token in enumerate(tokens, start=len(PROMPTS[2])):
+            logits = recorder.logits[tuple(PROMPTS[2]), choice, place]
+            number = torch.tensor([uniform(11, choice, place)])
+            drawn = draw(logits[None], replace(empty_draw(1, 512, 1), uniform=number))
+
+            assert drawn.tokens.tolist() == [token]
+
+
 def test_logprobs_are_those_of_the_raw_logits(checkpoint: Checkpoint) -> None:
     engine = engine_over(checkpoint, exact=True)
     recorder = Recorder(engine)
@@ -280,6 +312,36 @@ def test_a_step_that_breaks_leaves_no_mask_that_is_still_being_written(checkpoin
     ]
 
 
+def test_masks_are_filled_on_another_thread_while_the_model_computes(checkpoint: Checkpoint) -> None:
+    engine = engine_over(checkpoint, exact=True)
+    inner: Any = engine.runner
+    begun, filled = threading.Event(), threading.Event()
+    threads: set[int] = set()
+    qkv = inner._ops.qkv
+
+    def computing(*given: object) -> torch.Tensor:
+        begun.set()
+        # Each waits for the other: one after the other they would not come to an end.
+        assert filled.wait(PATIENCE_S / 4)
+        computed: torch.Tensor = qkv(*given)
+        return computed
+
+    class Meeting(Digits):
+        def fill(self, mask: Any) -> None:
+            assert begun.wait(PATIENCE_S / 4)
+            threads.add(threading.get_ident())
+            super().fill(mask)
+            filled.set()
+
+    inner._ops = replace(inner._ops, qkv=computing)
+    engine.scheduler.add(Sequence(0, PROMPTS[1], greedy(1), tenant_salt(None)))
+    (sampled,) = inner.launch(engine.scheduler.plan(), [Meeting()]).results()
+
+    assert sampled.token in (100, 200, 300)
+    assert threads
+    assert threading.get_ident() not in threads
+
+
 def poisoned(engine: Engine, prompt: list[int]) -> None:
     """Makes the logits of one prompt's first token unusable."""
     inner: Any = engine.runner
@@ -315,6 +377,16 @@ def test_unusable_logits_fail_their_own_request_and_leave_nothing_in_the_cache(
     assert "logits" in bad.error.message
     assert len(good.tokens[0]) == 5
     assert tenant_salt("bad").hex()[:8] not in engine.load().prefix
+
+
+def test_steps_overlap_where_there_is_a_device_beside_the_host_unless_told_otherwise(
+    checkpoint: Checkpoint,
+) -> None:
+    def overlaps(device: str, overlap: bool | None) -> bool:
+        return engine_over(checkpoint, device=device, overlap=overlap).runner.overlaps
+
+    assert [overlaps("cpu", None), overlaps("cpu", True)] == [False, True]
+    assert [overlaps("meta", None), overlaps("meta", False)] == [True, False]
 
 
 class Sent(TorchDispatchMode):

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from local_engine.draw import _draw, _threshold
 from local_engine.sampling import PROMPTED, Draw, Drawn, SamplingParams, count, draw, empty_draw, uniform
@@ -624,6 +625,33 @@ def test_a_request_says_which_stages_it_needs() -> None:
     ]
 
     assert [(params.filtered, params.penalised) for params, _ in needs] == [need for _, need in needs]
+
+
+class Operations(TorchDispatchMode):
+    """Takes note of every operation's name, and of how many entries `topk` was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One operation."""
+        self.names.add(func.overloadpacket.__name__)
+        if func.overloadpacket is torch.ops.aten.topk:
+            self.most = max(self.most, args[1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_stage_sorts_the_vocabulary() -> None:
+    everything: dict[str, Any] = {"top_k": 40, "top_p": 0.9, "min_p": 0.01, "presence": 1.0, "bias": 0.5}
+    d = replace(a_draw(2, V, **everything), masked=True, logprobs=20)
+    with Operations() as seen:
+        draw(torch.randn(2, V, generator=torch.Generator().manual_seed(0)), d)
+
+    assert "searchsorted" in seen.names
+    assert not {name for name in seen.names if "sort" in name and name != "searchsorted"}
+    assert seen.most == 20
 
 
 def on_a_pretended_gpu(step: Callable[[Tensor, Draw], Drawn]) -> Drawn:

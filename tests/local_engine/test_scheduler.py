@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local_engine.kv import BLOCK_TOKENS, BlockTables, tenant_salt
+from local_engine.kv import BLOCK_TOKENS, BlockTables, Copy, NoBlocks, Tables, tenant_salt
 from local_engine.sampling import SamplingParams
 from local_engine.scheduler import Limits, Plan, Reason, Scheduler, Sequence, State, blocks_needed
 from tests.local_engine.simulated import STOP, SimulatedDevice, expected
@@ -267,6 +267,36 @@ def test_a_held_sequence_gives_its_blocks_to_a_prompt_that_cannot_go_on_without_
         it.step()
 
     assert it.ended == {other: "length"}
+
+
+def test_a_reader_found_too_slow_while_a_step_is_planned_gives_all_that_it_had_of_that_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    it = bench(rows=8)
+    (slow,), (other,) = request(it, [1] * 5, 9), request(it, [2] * 5, 9)
+    while any(sequence not in it.said for sequence in (slow, other)):
+        it.step()
+    (long,) = request(it, [3] * 80, 1)
+    it.step()
+    reserve = it.scheduler.blocks.reserve
+
+    def short(tables: Tables, start: int, end: int) -> list[Copy]:
+        # A reader is on another thread: `slow` has its row already when `other` finds no blocks.
+        if tables is other.tables and slow.state is State.RUNNING:
+            slow.held = True
+            raise NoBlocks
+        return reserve(tables, start, end)
+
+    monkeypatch.setattr(it.scheduler.blocks, "reserve", short)
+    plan = it.step()
+
+    assert plan.preempted == (slow,)
+    assert [(work.sequence, work.count) for work in plan.work] == [(other, 1), (long, 7)]
+
+    slow.held = False
+    it.run()
+    for sequence in (slow, other):
+        assert it.said[sequence] == expected(sequence.tokens[:5], sequence.params, 0)
 
 
 @pytest.mark.parametrize("ahead", [0, 1])

@@ -336,6 +336,25 @@ async def test_several_choices_come_from_one_prompt_and_are_counted_once(wide: h
     assert plain["usage"]["prompt_tokens"] == streamed[-2]["usage"]["prompt_tokens"]
 
 
+async def test_the_prompt_of_several_choices_is_billed_once_and_so_is_what_was_cached_of_it(
+    wide: httpx.AsyncClient,
+) -> None:
+    script = f"{FINAL}x<|return|>"
+    alone = (await ask(wide, script)).json()["usage"]
+    several = (await ask(wide, script, n=3)).json()["usage"]
+    streamed = events(await ask(wide, script, n=3, stream=True, stream_options={"include_usage": True}))
+
+    cached = several["prompt_tokens_details"]["cached_tokens"]
+    assert 0 < cached < alone["prompt_tokens"]
+    assert several == alone | {
+        "completion_tokens": 3 * alone["completion_tokens"],
+        "total_tokens": alone["prompt_tokens"] + 3 * alone["completion_tokens"],
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+    assert cached == (alone["prompt_tokens"] - 1) // 16 * 16
+    assert streamed[-2]["usage"] == several
+
+
 async def test_a_stop_string_ends_one_choice_and_not_its_neighbours(wide: httpx.AsyncClient) -> None:
     script = f"{FINAL}one STOP no<|return|>|||{FINAL}all of it<|return|>"
     found = (await ask(wide, script, n=2, stop=" STOP")).json()
@@ -387,6 +406,24 @@ async def test_a_call_that_is_required_comes(client: httpx.AsyncClient, choice: 
     assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("f", {"x": True})
 
 
+@pytest.mark.parametrize("name", ["f", "g"])
+async def test_a_call_of_the_function_that_is_named_comes(wide: httpx.AsyncClient, name: str) -> None:
+    parameters = {"type": "object", "properties": {}, "additionalProperties": False}
+    tools = [
+        {"type": "function", "function": {"name": one, "parameters": parameters}} for one in ("f", "g", "h")
+    ]
+    # What the model would say is a call of another.
+    script = "<|channel|>commentary to=functions.h <|constrain|>json<|message|>{}<|call|>"
+    choice = {"type": "function", "function": {"name": name}}
+    found = (await ask(wide, script, tools=tools, tool_choice=choice, parallel_tool_calls=False)).json()
+    answer = found["choices"][0]
+
+    assert answer["finish_reason"] == "tool_calls"
+    assert [call["function"] for call in answer["message"]["tool_calls"]] == [
+        {"name": name, "arguments": "{}"}
+    ]
+
+
 async def test_a_schema_that_cannot_be_enforced_is_refused_by_its_place(client: httpx.AsyncClient) -> None:
     schema = {"$ref": f"https://example.com/{CANARY}"}
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
@@ -416,6 +453,30 @@ async def test_a_past_answer_goes_back_to_the_model_as_it_was_sampled(
     assert first["content"] == "Hello"
     start = next(n for n in range(len(prompt)) if prompt[n : n + 5] == letters)
     assert prompt[start + 5] == END
+
+
+async def test_a_past_answer_is_recalled_for_the_tenant_that_it_was_given_to_and_for_no_other(
+    client: httpx.AsyncClient, service: Service, vocabulary: Vocabulary
+) -> None:
+    letters = [token for letter in "Hello" for token in vocabulary.encode(letter)]
+    model = runner(service)
+    model.spellings = {"spell": [*encode(FINAL, vocabulary), *letters, RETURN]}
+    salted: list[dict[str, str]] = [{"x-douane-cache-salt": salt} for salt in ("tenant-7", "tenant-8")]
+    await client.post("/v1/chat/completions", json=body("spell"), headers=salted[0])
+    history = [
+        {"role": "user", "content": "spell"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": f"{FINAL}x<|return|>"},
+    ]
+    recalled = []
+    for headers in (*salted, {}):
+        await client.post(
+            "/v1/chat/completions", json={"model": "gpt-oss-20b", "messages": history}, headers=headers
+        )
+        prompt = model.prompts[-1]
+        recalled.append(any(prompt[n : n + 5] == letters for n in range(len(prompt))))
+
+    assert recalled == [True, False, False]
 
 
 @pytest.mark.parametrize("recipient", ["functions.z!z", "functions.", "functions." + "z" * 90, "python"])
