@@ -237,19 +237,37 @@ def test_completions_models_and_refusals_by_name(client: OpenAI) -> None:
 async def test_as_many_at_once_as_there_are_places_each_get_their_own_answer(scripted: EngineProcess) -> None:
     async with AsyncOpenAI(base_url=f"{scripted.url}/v1", api_key=SECRET, max_retries=0) as client:
 
-        async def ask(n: int) -> str:
-            message: Any = {"role": "user", "content": f"{FINAL}answer {n} of {PLACES}<|return|>"}
-            if n % 2:
-                answer = await client.chat.completions.create(model="gpt-oss-20b", messages=[message])
-                return answer.choices[0].message.content or ""
-            stream = await client.chat.completions.create(
-                model="gpt-oss-20b", messages=[message], stream=True
+        async def ask(n: int) -> object:
+            talk = f"{FINAL}answer {n} of {PLACES}<|return|>"
+            call = (
+                "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+                f'{{"place":"place {n}"}}<|call|>'
             )
-            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+            json_answer = f'{FINAL}{{"place":"Bern","degrees":{n % 3 - 1}}}<|return|>'
+            message: Any = {"role": "user", "content": (talk, talk, call, json_answer)[n % 4]}
+            if n % 4 == 0:
+                stream = await client.chat.completions.create(
+                    model="gpt-oss-20b", messages=[message], stream=True
+                )
+                return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+            if n % 4 == 3:
+                parsed = await client.chat.completions.parse(
+                    model="gpt-oss-20b", messages=[message], response_format=Weather
+                )
+                return parsed.choices[0].message.parsed
+            with_tool: Any = {"tools": [WEATHER], "tool_choice": "required"} if n % 4 == 2 else {}
+            plain: Any = await client.chat.completions.create(
+                model="gpt-oss-20b", messages=[message], **with_tool
+            )
+            said = plain.choices[0].message
+            return said.content if n % 4 == 1 else said.tool_calls[0].function.arguments
 
         answers = await asyncio.gather(*(ask(n) for n in range(PLACES)))
 
-    assert answers == [f"answer {n} of {PLACES}" for n in range(PLACES)]
+    for n, answer in enumerate(answers):
+        talk = f"answer {n} of {PLACES}"
+        called, filled_in = f'{{"place":"place {n}"}}', Weather(place="Bern", degrees=(-1, 0, 1)[n % 3])
+        assert answer == (talk, talk, called, filled_in)[n % 4]
     until(lambda: load(scripted) == (0, 0))
 
 
