@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from local_engine.batch import Batch, Group, Run
-from local_engine.kv import BLOCK_TOKENS, Tables
+from local_engine.kv import BLOCK_TOKENS, Tables, first_seen
 from local_engine.sampling import MAX_LOGIT_BIAS, PROMPTED, Draw, uniform
 from local_engine.scheduler import Limits, Plan, Sequence
 
@@ -78,7 +78,8 @@ class Buffers:
         self._positions, self._sequence = mirror(rows), mirror(rows)
         self._full_slots, self._window_slots = mirror(rows), mirror(rows)
         self._full_tables, self._window_tables = mirror(slots, columns), mirror(slots, seen)
-        self._full_base, self._window_base = mirror(slots), mirror(slots)
+        self._full_base = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._window_base = mirror(slots)
         self._sampled = mirror(slots)
         self._uniform, self._temperature = real(slots), real(slots)
         self._top_p, self._min_p = real(slots), real(slots)
@@ -119,7 +120,7 @@ class Buffers:
             sequence=self._sequence.put(sequence, count),
             full=Group(
                 self._full_tables.device[:, :columns],
-                self._full_base.device,
+                self._full_base,
                 self._full_slots.put(full_slots, count),
             ),
             window=Group(
@@ -158,7 +159,7 @@ class Buffers:
         self._full_tables.send_part(slot, known, len(tables.full))
         self._written[slot] = (tables, tables.version, len(tables.full))
         # More may be held than these positions see: blocks are let go of when a step's results are in.
-        base = max(0, start - self._window + 1) // BLOCK_TOKENS
+        base = first_seen(start, self._window)
         seen = tables.window[base:]
         row = self._window_tables.host[slot]
         row[: len(seen)], row[len(seen) :] = seen, 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from local_engine.errors import EngineError, SetupError
+from local_engine.scheduler import MAX_RUNNING, MAX_WAITING
 from local_engine.starting import (
     Running,
     check_speaks,
@@ -74,12 +75,16 @@ def main() -> None:
 @click.option("--secret-file", type=click.Path(path_type=Path), help=SECRET_HELP)
 @click.option("--served-model-name", "names", multiple=True, help="Model id to answer to; may repeat.")
 @click.option(
-    "--max-running", type=click.IntRange(1), default=16, show_default=True, help="Answers computed at once."
+    "--max-running",
+    type=click.IntRange(1),
+    default=MAX_RUNNING,
+    show_default=True,
+    help="Answers computed at once.",
 )
 @click.option(
     "--max-waiting",
     type=click.IntRange(0),
-    default=64,
+    default=MAX_WAITING,
     show_default=True,
     help="Answers that may wait for their turn; more are refused with a time to come back.",
 )

@@ -53,11 +53,6 @@ class Generation:
         self.choices: tuple[Choice, ...] = ()
         self._engine = engine
 
-    @property
-    def prompt_tokens(self) -> int:
-        """Length of the prompt."""
-        return self.choices[0].sequence.prompt_tokens
-
     def cancel(self, choice: int | None = None) -> None:
         """Ends one choice, or all, before the next step; harmless at any time, from any thread."""
         self._engine._cancel([c for c in self.choices if choice in (None, c.sequence.choice)])

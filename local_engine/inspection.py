@@ -16,10 +16,8 @@ from local_engine.harmony.tokens import VOCABULARY_SIZE
 from local_engine.hub import read_record
 from local_engine.machine import Available, Device
 from local_engine.memory import GRACE, needs, size
-from local_engine.scheduler import blocks_needed
+from local_engine.scheduler import STEP_TOKENS, blocks_needed
 from local_engine.tokenizer_json import FILE
-
-STEP_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ class BlockTables:
         """
         tables = Tables(salt)
         blocks = self._hit(tables, tokens, (len(tokens) - 1) // BLOCK_TOKENS)
-        first = self._first_seen(blocks * BLOCK_TOKENS)
+        first = first_seen(blocks * BLOCK_TOKENS, self._window_tokens)
         for n, key in enumerate(tables.keys[:blocks]):
             tables.full.append(self._shared(self.full, key))
             tables.window.append(self._shared(self.window, key) if n >= first else 0)
@@ -209,7 +209,7 @@ class BlockTables:
             if n >= tables.window_start:
                 self.window.publish(tables.window[n], tables.keys[n], tables.salt)
             tables.published = n + 1
-        first = min(self._first_seen(computed), len(tables.window))
+        first = min(first_seen(computed, self._window_tokens), len(tables.window))
         for n in range(tables.window_start, first):
             self.window.drop(tables.window[n])
             tables.window[n] = 0
@@ -248,10 +248,6 @@ class BlockTables:
                 if (block := pool.find(key)) is not None:
                     pool.forget(block)
 
-    def _first_seen(self, position: int) -> int:
-        """The first logical block that a windowed layer at `position` or later can see."""
-        return max(0, position - self._window_tokens + 1) // BLOCK_TOKENS
-
     def _hit(self, tables: Tables, tokens: Sequence[int], most: int) -> int:
         """Blocks in the longest usable prefix of at most `most` blocks; leaves their keys in `tables`."""
         best = run = 0
@@ -261,7 +257,7 @@ class BlockTables:
                 break
             run = run + 1 if self.window.find(tables.keys[n]) is not None else 0
             boundary = n + 1
-            if run >= boundary - self._first_seen(boundary * BLOCK_TOKENS):
+            if run >= boundary - first_seen(boundary * BLOCK_TOKENS, self._window_tokens):
                 best = boundary
         del tables.keys[best:]
         return best
@@ -278,6 +274,11 @@ class BlockTables:
         assert block is not None, "a block vanished between being found and being shared"
         pool.share(block)
         return block
+
+
+def first_seen(position: int, window: int) -> int:
+    """The first logical block that a layer seeing `window` positions can see from `position` on."""
+    return max(0, position - window + 1) // BLOCK_TOKENS
 
 
 def block_key(parent: bytes, tokens: Sequence[int]) -> bytes:

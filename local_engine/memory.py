@@ -17,15 +17,12 @@ from local_engine.config import ModelConfig
 from local_engine.errors import SetupError
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.machine import Available, Device
-from local_engine.model import kv_block_bytes
-from local_engine.scheduler import blocks_needed
+from local_engine.model import DECODED_EXPERTS_BYTES, kv_block_bytes
+from local_engine.scheduler import STEP_TOKENS, blocks_needed
 from local_engine.tensors import tensor_specs
 
 if TYPE_CHECKING:
     import torch
-
-DECODED_EXPERTS_BYTES = 256 << 20
-"""Experts no larger than this once decoded are decoded when the model is loaded."""
 
 CONTEXT_TOKENS = 8192
 """What the default pool has room for in each running sequence; longer ones borrow from the others."""
@@ -88,7 +85,7 @@ def needs(
     full_blocks: int,
     window_blocks: int,
     max_running: int = 1,
-    step_tokens: int = 256,
+    step_tokens: int = STEP_TOKENS,
     dense_experts: bool = False,
     decoded_experts_bytes: int = DECODED_EXPERTS_BYTES,
 ) -> Needs:
@@ -176,7 +173,7 @@ def fit(
     there: Available | None,
     *,
     max_running: int,
-    step_tokens: int = 256,
+    step_tokens: int = STEP_TOKENS,
     max_context_tokens: int | None = None,
     kv_bytes: int | None = None,
     dense_experts: bool = False,
@@ -252,7 +249,7 @@ def kv_blocks(
     max_running: int,
     max_context_tokens: int,
     *,
-    step_tokens: int = 256,
+    step_tokens: int = STEP_TOKENS,
     share: float = 0.5,
 ) -> tuple[int, int]:
     """The default pool: usable blocks of the full and of the window group, without the scratch block of each.
@@ -283,7 +280,7 @@ def kv_blocks_within(
     max_running: int,
     max_context_tokens: int,
     *,
-    step_tokens: int = 256,
+    step_tokens: int = STEP_TOKENS,
 ) -> tuple[int, int]:
     """The largest pool of at most `kv_bytes` (`--kv-gib`), as `kv_blocks` returns it. Raises `SetupError`."""
     most = kv_bytes // max(1, kv_block_bytes(config, dtype)[0])

@@ -17,6 +17,9 @@ from local_engine.config import ModelConfig
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.ops import Ops
 
+DECODED_EXPERTS_BYTES = 256 << 20
+"""Experts no larger than this once decoded are decoded when the model is loaded."""
+
 Progress = Callable[[str, int], None]
 """Told of each tensor once it is where it belongs: its name, and its bytes in the checkpoint."""
 
@@ -104,7 +107,7 @@ def load_model(
     device: torch.device | str = "cpu",
     *,
     max_context_tokens: int,
-    decoded_experts_bytes: int = 256 << 20,
+    decoded_experts_bytes: int = DECODED_EXPERTS_BYTES,
     progress: Progress | None = None,
 ) -> Model:
     """Reads a checkpoint tensor by tensor, so that nothing is on the host twice.

@@ -17,7 +17,14 @@ from local_engine.memory import window_blocks
 from local_engine.model import Progress, load_model, new_kv
 from local_engine.ops import Ops, cpu, exact
 from local_engine.runner import ModelRunner
-from local_engine.scheduler import Limits, Scheduler, blocks_needed
+from local_engine.scheduler import (
+    MAX_RUNNING,
+    MAX_WAITING,
+    STEP_TOKENS,
+    Limits,
+    Scheduler,
+    blocks_needed,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -35,11 +42,11 @@ class EngineOptions:
     dtype: Literal["fp32", "bf16"] = "bf16"
     device: str = "cpu"
     exact: bool = False
-    max_running: int = 16
-    max_waiting: int = 64
+    max_running: int = MAX_RUNNING
+    max_waiting: int = MAX_WAITING
     max_context_tokens: int | None = None
     kv_tokens: int | None = None
-    step_tokens: int = 256
+    step_tokens: int = STEP_TOKENS
     overlap: bool | None = None
 
 

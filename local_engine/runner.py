@@ -53,7 +53,7 @@ class Drawing:
 
 
 class ModelRunner:
-    """Runs a model over its buffers and pools. Implements `engine.Runner`.
+    """Runs a model over its buffers and pools. Implements `steps.Runner`.
 
     `overlaps` says whether a step may be launched before the last one's results are read: of use where the
     device works by itself.
@@ -64,14 +64,9 @@ class ModelRunner:
         self._kv = kv
         self._ops = ops
         self._buffers = buffers
-        self._overlaps = overlaps
+        self.overlaps = overlaps
         self._fetch = fetch_now if model.device.type == "cpu" else fetch_later
         self._masking = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="grammar")
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether the device works ahead of the host."""
-        return self._overlaps
 
     @torch.inference_mode()
     def launch(self, plan: Plan, grammars: Sequence[Grammar | None]) -> Drawing:

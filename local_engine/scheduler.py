@@ -27,6 +27,13 @@ from local_engine.kv import BLOCK_TOKENS, BlockTables, Copy, NoBlocks, Tables
 if TYPE_CHECKING:
     from local_engine.sampling import SamplingParams
 
+MAX_RUNNING = 16
+"""Sequences at once, unless somebody asks for another number."""
+MAX_WAITING = 64
+"""Sequences that wait for a slot, likewise."""
+STEP_TOKENS = 256
+"""Rows of a step, likewise."""
+
 Reason = Literal["stop", "length", "cancelled"]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from local_engine.errors import SetupError
+from local_engine.scheduler import STEP_TOKENS
 
 if TYPE_CHECKING:
     from local_engine.checkpoint import Checkpoint
@@ -79,7 +80,7 @@ def takes_running(command: Command) -> Command:
         click.option(
             "--step-tokens",
             type=click.IntRange(1),
-            default=256,
+            default=STEP_TOKENS,
             show_default=True,
             help="Tokens computed in one step: more makes long prompts faster, and others wait longer.",
         ),

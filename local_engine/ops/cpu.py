@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 
 from local_engine import reference
 from local_engine.batch import Batch, Group, LayerKV, Run
+from local_engine.kv import first_seen
 from local_engine.model import Layer
 from local_engine.ops import ref
 
@@ -73,7 +74,7 @@ def experts(
 def _span(run: Run, kv: LayerKV, window: int | None) -> tuple[int, int]:
     """First logical block that a run sees, and how many blocks it sees."""
     block = kv.keys.shape[1]
-    first = 0 if window is None else max(0, run.position - window + 1) // block
+    first = 0 if window is None else first_seen(run.position, window)
     return first, (run.position + run.rows - 1) // block + 1 - first
 
 
