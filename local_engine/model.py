@@ -198,10 +198,10 @@ def forward(model: Model, batch: Batch, kv: KV, ops: Ops) -> torch.Tensor:
         window, pool = config.window_of(n), kv.layer(n)
         group = batch.full if window is None else batch.window
         q = ops.qkv(x, layer, model.rope, batch.positions, pool, group.slots)
-        o = ops.attend(q, pool, group, batch, layer.sinks, window)
-        x = ops.out(o, layer, x)
-        t, ids, weights = ops.route(x, layer, config.experts_per_token)
-        x = ops.experts(t, ids, weights, layer, config.swiglu_limit, x)
+        heard = ops.attend(q, pool, group, batch, layer.sinks, window)
+        x = ops.out(heard, layer, x)
+        routed = ops.route(x, layer, config.experts_per_token)
+        x = ops.experts(routed, layer, config.swiglu_limit, x)
     return ops.head(x, model, batch.rows)
 
 

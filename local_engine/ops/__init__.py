@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,21 @@ if TYPE_CHECKING:
     from local_engine.batch import Batch, Group, LayerKV
     from local_engine.model import Layer, Model, Rope
     from local_engine.sampling import Draw, Drawn
+
+
+Heard = Any
+"""What `attend` hands to `out` of the same value: [T, N, D], or a device's own partial sums of it."""
+
+Sent = Any
+"""What `route` hands to `experts` of the same value: `Routed`, or a device's own form of it."""
+
+
+class Routed(NamedTuple):
+    """Rows of a batch with the experts of each: t [T, H], ids i64 [T, top], weights [T, top]."""
+
+    t: Tensor
+    ids: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +45,19 @@ class Ops:
 
     Norm, projection and rotation; writes the rows' keys and values into `kv` at `slots`."""
 
-    attend: Callable[[Tensor, LayerKV, Group, Batch, Tensor, int | None], Tensor]
-    """(q [T, N, D], kv, group, batch, sinks [N], window) -> [T, N, D]."""
+    attend: Callable[[Tensor, LayerKV, Group, Batch, Tensor, int | None], Heard]
+    """(q [T, N, D], kv, group, batch, sinks [N], window) -> what the rows heard, for `out`."""
 
-    out: Callable[[Tensor, Layer, Tensor], Tensor]
-    """(o [T, N, D], layer, x [T, H]) -> x [T, H]: projection, bias, residual."""
+    out: Callable[[Heard, Layer, Tensor], Tensor]
+    """(heard, layer, x [T, H]) -> x [T, H]: projection, bias, residual."""
 
-    route: Callable[[Tensor, Layer, int], tuple[Tensor, Tensor, Tensor]]
-    """(x [T, H], layer, top) -> (t [T, H], ids i64 [T, top], weights [T, top]).
+    route: Callable[[Tensor, Layer, int], Sent]
+    """(x [T, H], layer, top) -> the rows and where to, for `experts`.
 
     Norm, router, the `top` experts of each row and the softmax over those."""
 
-    experts: Callable[[Tensor, Tensor, Tensor, Layer, float, Tensor], Tensor]
-    """(t [T, H], ids, weights, layer, swiglu limit, x [T, H]) -> x [T, H]: experts, bias, residual."""
+    experts: Callable[[Sent, Layer, float, Tensor], Tensor]
+    """(routed, layer, swiglu limit, x [T, H]) -> x [T, H]: experts, bias, residual."""
 
     head: Callable[[Tensor, Model, Tensor], Tensor]
     """(x [T, H], model, rows i64 [R]) -> logits f32 [R, V]: norm and unembedding of the wanted rows."""

@@ -17,7 +17,7 @@ from local_engine import reference
 from local_engine.batch import Batch, Group, LayerKV, Run
 from local_engine.kv import first_seen
 from local_engine.model import Layer
-from local_engine.ops import ref
+from local_engine.ops import Routed, ref
 
 SCORES = 1 << 20
 """Most scores of one query head held at a time, unless sixteen rows have more."""
@@ -50,10 +50,9 @@ def attend(
     return heard
 
 
-def experts(
-    t: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, layer: Layer, limit: float, x: torch.Tensor
-) -> torch.Tensor:
+def experts(routed: Routed, layer: Layer, limit: float, x: torch.Tensor) -> torch.Tensor:
     """See `Ops.experts`."""
+    t, ids, weights = routed
     top = ids.shape[1]
     places = ids.flatten().argsort(stable=True)
     counts = torch.bincount(ids.flatten()).tolist()

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from local_engine.batch import Batch, Group, LayerKV, Run
-from local_engine.model import Model
-from local_engine.ops import Ops, cpu
+from local_engine.model import Layer, Model
+from local_engine.ops import Ops, Routed, cpu
 
 
 def by_row(op: Callable[..., Any], *per_row: int) -> Callable[..., Any]:
@@ -59,14 +59,33 @@ def head(x: torch.Tensor, model: Model, rows: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def route(x: torch.Tensor, layer: Layer, top: int) -> Routed:
+    """See `Ops.route`."""
+    return Routed(*_route(x, layer, top))
+
+
+def experts(routed: Routed, layer: Layer, limit: float, x: torch.Tensor) -> torch.Tensor:
+    """See `Ops.experts`."""
+    added: torch.Tensor = _experts(*routed, layer, limit, x)
+    return added
+
+
+_route = by_row(cpu.OPS.route, 0)
+_experts = by_row(
+    lambda t, ids, weights, layer, limit, x: cpu.OPS.experts(Routed(t, ids, weights), layer, limit, x),
+    0,
+    1,
+    2,
+    5,
+)
 _head = by_row(lambda x, model: cpu.OPS.head(x, model, torch.zeros(1, dtype=torch.int64)), 0)
 
 OPS = Ops(
     qkv=by_row(cpu.OPS.qkv, 0, 3, 5),
     attend=attend,
     out=by_row(cpu.OPS.out, 0, 2),
-    route=by_row(cpu.OPS.route, 0),
-    experts=by_row(cpu.OPS.experts, 0, 1, 2, 5),
+    route=route,
+    experts=experts,
     head=head,
     sample=cpu.OPS.sample,
 )

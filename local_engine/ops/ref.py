@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from local_engine import reference
 from local_engine.batch import Batch, Group, LayerKV
 from local_engine.model import Layer, Model, Rope
-from local_engine.ops import Ops
+from local_engine.ops import Ops, Routed
 from local_engine.sampling import draw
 
 
@@ -71,16 +71,15 @@ def out(o: torch.Tensor, layer: Layer, x: torch.Tensor) -> torch.Tensor:
     return x + linear(o.flatten(-2), layer.out_weight, layer.out_bias)
 
 
-def route(x: torch.Tensor, layer: Layer, top: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def route(x: torch.Tensor, layer: Layer, top: int) -> Routed:
     """See `Ops.route`."""
     t = reference.rms_norm(x, layer.mlp_norm)
-    return t, *reference.route(t, layer.gate_weight, layer.gate_bias, top)
+    return Routed(t, *reference.route(t, layer.gate_weight, layer.gate_bias, top))
 
 
-def experts(
-    t: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, layer: Layer, limit: float, x: torch.Tensor
-) -> torch.Tensor:
+def experts(routed: Routed, layer: Layer, limit: float, x: torch.Tensor) -> torch.Tensor:
     """See `Ops.experts`. Holds one row's chosen experts, decoded, at a time."""
+    t, ids, weights = routed
     rows = []
     for row in range(t.shape[0]):
         chosen = ids[row]

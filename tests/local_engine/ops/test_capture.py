@@ -135,8 +135,8 @@ def test_an_operation_that_looks_at_its_values_is_caught(
 ) -> None:
     op = getattr(ref.OPS, name)
 
-    def leaking(x: torch.Tensor, *rest: Any) -> Any:
-        leak(x)
+    def leaking(x: Any, *rest: Any) -> Any:
+        leak(tensors_of(x)[0])
         return op(x, *rest)
 
     changed: dict[str, Any] = {name: leaking}

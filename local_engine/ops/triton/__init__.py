@@ -1,0 +1,1 @@
+"""gpt-oss's operations as Triton kernels, for one NVIDIA GPU."""

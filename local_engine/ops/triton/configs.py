@@ -1,0 +1,26 @@
+"""How kernels are launched: data that is checked in, chosen by the number of rows. Nothing is tuned at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A launch for up to `rows` rows: the kernel's tile sizes by the names of its constexprs, warps, stages."""
+
+    rows: int
+    sizes: Mapping[str, int]
+    warps: int = 4
+    stages: int = 2
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Keyword arguments of a launch."""
+        return {**self.sizes, "num_warps": self.warps, "num_stages": self.stages}
+
+
+def chosen(configs: Sequence[Config], rows: int) -> Config:
+    """The first of `configs`, which ascend by `rows`, that takes this many; the last one takes any number."""
+    return next((config for config in configs if rows <= config.rows), configs[-1])
