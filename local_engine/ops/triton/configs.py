@@ -1,4 +1,4 @@
-"""How kernels are launched: data that is checked in, chosen by the number of rows. Nothing is tuned at run time."""
+"""How kernels are launched: checked-in data, chosen by the number of rows. Nothing is tuned at run time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A launch for up to `rows` rows: the kernel's tile sizes by the names of its constexprs, warps, stages."""
+    """A launch for up to `rows` rows: tile sizes by the names of the constexprs, warps, stages."""
 
     rows: int
     sizes: Mapping[str, int]
