@@ -187,7 +187,7 @@ def request_of(number: int, tokens: int) -> bytes:
 
 
 def events(data: bytes) -> Iterator[Any]:
-    """The objects of a stream, head and chunked framing left out. Raises `ValueError` unless it ended well."""
+    """The objects of a stream, without head and framing. Raises `ValueError` unless it ended well."""
     head, _, rest = data.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
         raise ValueError(f"the server said `{head.splitlines()[0].decode()}`")
@@ -223,7 +223,7 @@ def threads_cpu_s(server: Server) -> dict[int, float]:
 
 
 async def load(port: int, streams: int, tokens: int, first: int) -> tuple[list[bytes], float]:
-    """Runs the streams together; what each received, and the seconds from the first request to the last end."""
+    """Runs the streams together; what each received, and how long all of them took in seconds."""
     loop = asyncio.get_running_loop()
     pool, ends = [], []
     for number in range(first, first + streams):
@@ -340,9 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[-1]})
     try:
-        servers = [
-            serving(step_ms, options.streams, options.tokens, core=cores[0]) for step_ms in STEPS_MS
-        ]
+        servers = [serving(step_ms, options.streams, options.tokens, core=cores[0]) for step_ms in STEPS_MS]
     except NotStarted as error:
         print(f"bench: {error}", file=sys.stderr)
         return 3

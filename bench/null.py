@@ -2,10 +2,10 @@
 
     python -m bench.null PORT CORE STEP_MS
 
-serves it on loopback, kept to one core. The results of a step are there `STEP_MS` milliseconds after those of
-the step before, as if a device computed meanwhile; 0 is at once. Scheduler, buffers, runner, engine and server are
-those that run a model; only the operations are not. A token follows from the one before it: an answer begins
-with the header of a `final` message, and everything behind that is text drawn at random.
+serves it on loopback, kept to one core. The results of a step are there `STEP_MS` milliseconds after those
+of the step before, as if a device computed meanwhile; 0 is at once. Scheduler, buffers, runner, engine and
+server are those that run a model; only the operations are not. A token follows from the one before it: an
+answer begins with the header of a `final` message, and everything behind that is text drawn at random.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ class ModelRunner:
             drawn = self._ops.sample(logits, batch.draw)
             if batch.draw.penalised:
                 count(batch.draw.counts, batch.draw.slot, drawn.tokens)
-            self._buffers.previous[: len(grammars)].copy_(drawn.tokens)
+            # A row whose logits were unusable gave -1; its sequence has failed, whatever it computes next.
+            torch.clamp(drawn.tokens, min=0, out=self._buffers.previous[: len(grammars)])
             there, arrived = self._fetch(drawn)
         return Drawing(there, tuple(sequence.params.top_logprobs for sequence in plan.sampling), arrived)
 

@@ -194,7 +194,7 @@ def chi_square(counted: Tensor, shares: Tensor) -> float:
 
 def test_the_whole_vocabulary_is_drawn_as_softmax_has_it() -> None:
     logits = torch.randn(V, generator=torch.manual_seed(2)) * 2
-    counted = draws(logits, 2000, seed=5)
+    counted = draws(logits, 3000, seed=5)
     groups = torch.zeros(32, dtype=torch.float64)
     for token, times in counted.items():
         groups[token * 32 // V] += times
