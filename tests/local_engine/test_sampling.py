@@ -208,7 +208,7 @@ def test_the_whole_vocabulary_is_drawn_as_softmax_has_it() -> None:
 
 def test_each_token_is_drawn_as_softmax_has_it() -> None:
     logits = torch.tensor([0.3, -1.2, 2.0, 0.0, 1.1, -0.4, 0.9, -2.0, 1.5, 0.2, -0.7, 0.6])
-    counted = draws(logits, 5000, seed=11)
+    counted = draws(logits, 10_000, seed=11)
     counts = torch.tensor([float(counted[token]) for token in range(12)]).double()
 
     # With 11 degrees of freedom a true sampler exceeds 31.3 once in a thousand seeds; this seed is fixed. A
