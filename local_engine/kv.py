@@ -208,11 +208,9 @@ class BlockTables:
         complete = computed // BLOCK_TOKENS
         if complete > tables.published:
             self._publish(tables, tokens, complete)
-        first = min(first_seen(computed, self._window_tokens), len(tables.window))
-        for n in range(tables.window_start, first):
-            self.window.drop(tables.window[n])
-            tables.window[n] = 0
-        tables.window_start = max(tables.window_start, first)
+        first = first_seen(computed, self._window_tokens)
+        if first > tables.window_start:
+            self._leave_behind(tables, min(first, len(tables.window)))
 
     def fork(self, tables: Tables, tokens: int) -> Tables:
         """Other tables that share the blocks of the first `tokens` positions; a write copies first.
@@ -262,6 +260,13 @@ class BlockTables:
             if n >= tables.window_start:
                 self.window.publish(tables.window[n], tables.keys[n], tables.salt)
         tables.published = complete
+
+    def _leave_behind(self, tables: Tables, first: int) -> None:
+        """Lets go of the blocks before `first` in the window group."""
+        for n in range(tables.window_start, first):
+            self.window.drop(tables.window[n])
+            tables.window[n] = 0
+        tables.window_start = first
 
     def _hit(self, tables: Tables, tokens: Sequence[int], most: int) -> int:
         """Blocks in the longest usable prefix of at most `most` blocks; leaves their keys in `tables`."""

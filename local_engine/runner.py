@@ -71,7 +71,7 @@ class ModelRunner:
     @torch.inference_mode()
     def launch(self, plan: Plan, grammars: Sequence[Grammar | None]) -> Drawing:
         """Begins a step. Masks are filled on other threads during the forward pass. Raises `DeviceLost`."""
-        masked = any(grammar is not None for grammar in grammars)
+        masked = grammars.count(None) < len(grammars)
         filling = [
             self._masking.submit(grammar.fill, self._buffers.mask.host[row])
             for row, grammar in enumerate(grammars)
@@ -99,7 +99,8 @@ class ModelRunner:
             # A row whose logits were unusable gave -1; its sequence has failed, whatever it computes next.
             torch.clamp(drawn.tokens, min=0, out=self._buffers.previous[: len(grammars)])
             there, arrived = self._fetch(drawn)
-        return Drawing(there, tuple(sequence.params.top_logprobs for sequence in plan.sampling), arrived)
+        wanted = () if there.top is None else tuple(each.params.top_logprobs for each in plan.sampling)
+        return Drawing(there, wanted, arrived)
 
     def _copy(self, copies: Sequence[Copy]) -> None:
         """Copy-on-write, one after the other: a block may be the source of one and the target of the next."""
