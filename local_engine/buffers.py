@@ -2,13 +2,14 @@
 
 INVARIANT: no address changes between steps, so a step can be captured and replayed: each step is a view of
 the first T rows, R sampled rows and n table columns of the same buffers. Rows of the block tables and of the
-penalty counts belong to a sequence's slot, so that what did not change is not written again.
+penalty counts belong to a sequence's slot, so that what did not change is not written again. One more row of
+the tables is nobody's and all zeros: rows that only fill up a captured step are of that sequence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from local_engine.batch import Batch, Group, Run
 from local_engine.kv import BLOCK_TOKENS, Tables, first_seen
 from local_engine.sampling import MAX_LOGIT_BIAS, PROMPTED, Draw, uniform
 from local_engine.scheduler import Limits, Plan, Sequence
+from local_engine.staging import Part, Staging
 
 MASK_BITS = 32
 
@@ -25,8 +27,11 @@ MASK_BITS = 32
 class Mirror:
     """A device tensor and the host array it is filled from. On the CPU both are the same memory."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        staging = torch.zeros(shape, dtype=dtype)
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *, pinned: bool = False
+    ) -> None:
+        # What is not pinned is copied once more on the way, and may be written again at once.
+        staging = torch.zeros(shape, dtype=dtype, pin_memory=pinned and device.type == "cuda")
         self.host: np.ndarray[Any, Any] = staging.numpy()
         self.device = staging if device.type == "cpu" else torch.zeros(shape, dtype=dtype, device=device)
         self._staging = staging
@@ -44,7 +49,11 @@ class Mirror:
         return view
 
     def send_part(self, row: int, start: int, end: int) -> None:
-        """Brings the entries start .. end - 1 of one row to the device."""
+        """Brings the entries start .. end - 1 of one row to the device.
+
+        Where the host's array is pinned, they may be written again before the device has fetched them: a row
+        gets another sequence's blocks only once nobody wants what the step under way makes of its last owner.
+        """
         if self.device is not self._staging and start < end:
             self.device[row, start:end].copy_(self._staging[row, start:end], non_blocking=True)
 
@@ -71,22 +80,28 @@ class Buffers:
         def mirror(*shape: int, dtype: torch.dtype = torch.int64) -> Mirror:
             return Mirror(shape, dtype, device)
 
-        def real(*shape: int) -> Mirror:
-            return mirror(*shape, dtype=torch.float32)
+        self._staging = Staging(device)
+        part = self._staging.part
 
-        self._tokens, self._source = mirror(rows), mirror(rows)
-        self._positions, self._sequence = mirror(rows), mirror(rows)
-        self._full_slots, self._window_slots = mirror(rows), mirror(rows)
-        self._full_tables, self._window_tables = mirror(slots, columns), mirror(slots, seen)
-        self._full_base = torch.zeros(slots, dtype=torch.int64, device=device)
-        self._window_base = mirror(slots)
-        self._sampled = mirror(slots)
+        def real(*shape: int) -> Part:
+            return part(*shape, dtype=torch.float32)
+
+        self._tokens, self._source = part(rows), part(rows)
+        self._positions, self._sequence = part(rows), part(rows)
+        self._full_slots, self._window_slots = part(rows), part(rows)
+        self._full_tables = Mirror((slots + 1, columns), torch.int64, device, pinned=True)
+        self._window_tables = part(slots + 1, seen)
+        self._full_base = torch.zeros(slots + 1, dtype=torch.int64, device=device)
+        self._window_base = part(slots + 1)
+        self._sampled = part(slots)
         self._uniform, self._temperature = real(slots), real(slots)
         self._top_p, self._min_p = real(slots), real(slots)
-        self._top_k = mirror(slots, dtype=torch.int32)
+        self._top_k = part(slots, dtype=torch.int32)
         self._presence, self._frequency, self._repetition = real(slots), real(slots), real(slots)
-        self._slot = mirror(slots)
-        self._bias_ids, self._bias = mirror(slots, MAX_LOGIT_BIAS), real(slots, MAX_LOGIT_BIAS)
+        self._slot = part(slots)
+        self._staging.allocate()
+        self._bias_ids = mirror(slots, MAX_LOGIT_BIAS)
+        self._bias = mirror(slots, MAX_LOGIT_BIAS, dtype=torch.float32)
         self.mask = mirror(slots, -(-sizes.vocabulary // MASK_BITS), dtype=torch.int32)
         self._counts = torch.zeros((slots, sizes.vocabulary), dtype=torch.int32, device=device)
         self._inputs = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -94,8 +109,13 @@ class Buffers:
         """The tokens of the step before, by sampled row: inputs that the host does not know yet."""
         self._written: list[tuple[Tables | None, int, int]] = [(None, 0, 0)] * slots
 
-    def fill(self, plan: Plan, *, masked: bool) -> Batch:
-        """The plan's batch. With `masked`, the rows of `mask` are read, but not sent: see `send_mask`."""
+    def fill(self, plan: Plan, *, masked: bool, captured: int = 0) -> Batch:
+        """The plan's batch. With `masked`, the rows of `mask` are read, but not sent: see `send_mask`.
+
+        Of a plan in which every sequence computes one row and samples it, `captured` fills up to so many rows
+        what `decoding` of as many reads; the batch returned is then good for its `draw` only, which has the
+        plan's own rows.
+        """
         self._begin(plan.fresh)
         tokens, source, positions, sequence, full_slots, window_slots = ([] for _ in range(6))  # type: ignore[var-annotated]
         runs, sampled, columns = [], [], 1
@@ -113,9 +133,21 @@ class Buffers:
             window_slots += [_place(tables.window, p) for p in places]
             if work.samples:
                 sampled.append(len(tokens) - 1)
-        count, slots = len(tokens), len(self._written)
-        return Batch(
-            tokens=self._resolve(tokens, source),
+        spare = len(self._written)
+        for values, value in (
+            (tokens, 0),
+            (source, -1),
+            (positions, 0),
+            (sequence, spare),
+            (full_slots, 0),
+            (window_slots, 0),
+        ):
+            values += [value] * (captured - len(values))
+        if captured:
+            sampled = list(range(captured))
+        count, draw = len(tokens), self._draw(plan, masked)
+        batch = Batch(
+            tokens=self._tokens.put(tokens, count),
             positions=self._positions.put(positions, count),
             sequence=self._sequence.put(sequence, count),
             full=Group(
@@ -124,15 +156,44 @@ class Buffers:
                 self._full_slots.put(full_slots, count),
             ),
             window=Group(
-                self._window_tables.send(slots),
-                self._window_base.send(slots),
+                self._window_tables.device,
+                self._window_base.device,
                 self._window_slots.put(window_slots, count),
             ),
             rows=self._sampled.put(sampled, len(sampled)),
             runs=tuple(runs),
             window_base=tuple(self._window_base.host.tolist()),
-            draw=self._draw(plan, masked),
+            draw=draw,
         )
+        self._source.put(source, count)
+        self._staging.send()
+        if captured or max(source) < 0:
+            return batch
+        return replace(batch, tokens=self.resolve(count))
+
+    def decoding(self, rows: int) -> Batch:
+        """What a captured step of `rows` rows reads, each the next token of another sequence and sampled
+        plainly: by temperature alone."""
+        return Batch(
+            tokens=self._inputs[:rows],
+            positions=self._positions.device[:rows],
+            sequence=self._sequence.device[:rows],
+            full=Group(self._full_tables.device, self._full_base, self._full_slots.device[:rows]),
+            window=Group(
+                self._window_tables.device, self._window_base.device, self._window_slots.device[:rows]
+            ),
+            rows=self._sampled.device[:rows],
+            runs=(),
+            window_base=(),
+            draw=self._views(rows),
+        )
+
+    def resolve(self, count: int) -> torch.Tensor:
+        """The inputs of `count` rows: those the host knows, and those that only the device has."""
+        rows, inputs = self._source.device[:count], self._inputs[:count]
+        # A row whose logits were unusable gave -1; its sequence has failed, whatever it computes now.
+        drawn = self.previous.index_select(0, rows.clamp(min=0)).clamp_(min=0)
+        return torch.where(rows < 0, self._tokens.device[:count], drawn, out=inputs)
 
     def send_mask(self, rows: int) -> None:
         """Brings the masks that were filled on the host to the device."""
@@ -166,19 +227,6 @@ class Buffers:
         self._window_base.host[slot] = base
         return len(tables.full)
 
-    def _resolve(self, tokens: list[int], source: list[int]) -> torch.Tensor:
-        """The inputs: those the host knows, and those that only the device has."""
-        count = len(tokens)
-        known = self._tokens.put(tokens, count)
-        if max(source) < 0:
-            return known
-        rows = self._source.put(source, count)
-        inputs = self._inputs[:count]
-        # A row whose logits were unusable gave -1; its sequence has failed, whatever it computes now.
-        drawn = self.previous.index_select(0, rows.clamp(min=0)).clamp_(min=0)
-        torch.where(rows < 0, known, drawn, out=inputs)
-        return inputs
-
     def _draw(self, plan: Plan, masked: bool) -> Draw:
         drawing = [(work.sequence, work.start + work.count) for work in plan.work if work.samples]
         params = [sequence.params for sequence, _ in drawing]
@@ -190,26 +238,43 @@ class Buffers:
                 ids[:], values[:] = 0, 0.0
                 for n, (token, bias) in enumerate(p.logit_bias):
                     ids[n], values[n] = token, bias
+            self._bias_ids.send(rows)
+            self._bias.send(rows)
         wanted = [p.top_logprobs for p in params if p.top_logprobs is not None]
-        return Draw(
-            uniform=self._uniform.put([uniform(s.params.seed, s.choice, at) for s, at in drawing], rows),
-            temperature=self._temperature.put([p.temperature for p in params], rows),
-            top_k=self._top_k.put([p.top_k for p in params], rows),
-            top_p=self._top_p.put([p.top_p for p in params], rows),
-            min_p=self._min_p.put([p.min_p for p in params], rows),
-            presence=self._presence.put([p.presence_penalty for p in params], rows),
-            frequency=self._frequency.put([p.frequency_penalty for p in params], rows),
-            repetition=self._repetition.put([p.repetition_penalty for p in params], rows),
-            slot=self._slot.put([sequence.slot for sequence, _ in drawing], rows),
-            counts=self._counts,
-            bias_ids=self._bias_ids.send(rows) if biased else self._bias_ids.device[:rows],
-            bias=self._bias.send(rows) if biased else self._bias.device[:rows],
-            mask=self.mask.device[:rows],
+        self._uniform.put([uniform(s.params.seed, s.choice, at) for s, at in drawing], rows)
+        self._temperature.put([p.temperature for p in params], rows)
+        self._top_k.put([p.top_k for p in params], rows)
+        self._top_p.put([p.top_p for p in params], rows)
+        self._min_p.put([p.min_p for p in params], rows)
+        self._presence.put([p.presence_penalty for p in params], rows)
+        self._frequency.put([p.frequency_penalty for p in params], rows)
+        self._repetition.put([p.repetition_penalty for p in params], rows)
+        self._slot.put([sequence.slot for sequence, _ in drawing], rows)
+        return replace(
+            self._views(rows),
             penalised=any(p.penalised for p in params),
             biased=biased,
             masked=masked,
             filtered=any(p.filtered for p in params),
             logprobs=max(wanted) if wanted else None,
+        )
+
+    def _views(self, rows: int) -> Draw:
+        """The memory of the first `rows` sampled rows, to be drawn from plainly."""
+        return Draw(
+            uniform=self._uniform.device[:rows],
+            temperature=self._temperature.device[:rows],
+            top_k=self._top_k.device[:rows],
+            top_p=self._top_p.device[:rows],
+            min_p=self._min_p.device[:rows],
+            presence=self._presence.device[:rows],
+            frequency=self._frequency.device[:rows],
+            repetition=self._repetition.device[:rows],
+            slot=self._slot.device[:rows],
+            counts=self._counts,
+            bias_ids=self._bias_ids.device[:rows],
+            bias=self._bias.device[:rows],
+            mask=self.mask.device[:rows],
         )
 
 

@@ -1,7 +1,8 @@
 """Writes THIRD_PARTY_NOTICES.md: every package that a Douane installation pulls in, with its licence.
 
-The names and versions come from run.txt (and torch.txt and cpu.txt), the licences from the metadata of the installed
-packages, so the file says what is really there. `--check` compares instead of writing: exit 1 when stale.
+The names and versions come from run.txt, torch.txt and cpu.txt, the licences from the metadata of the
+installed packages, so the file says what is really there. `--check` compares instead of writing: exit 1 when
+stale.
 """
 
 from __future__ import annotations
