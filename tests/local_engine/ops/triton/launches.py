@@ -21,6 +21,7 @@ from local_engine.buffers import Buffers, Sizes
 from local_engine.config import ModelConfig
 from local_engine.model import forward, load_model, new_kv
 from local_engine.ops import Ops
+from local_engine.ops.triton.configs import Config
 from local_engine.scheduler import Limits
 from tests.local_engine.batches import empty_checkpoint
 from tests.local_engine.fakes import DEVICE, fake_tensors, moved
@@ -71,11 +72,13 @@ class Launch:
 
 
 class Recorder:
-    """Collects launches in place of making them, and the torch operations beside them."""
+    """Collects launches in place of making them, the torch operations beside them, and the configurations
+    that were asked for."""
 
     def __init__(self) -> None:
         self.launches: list[Launch] = []
         self.beside: list[str] = []
+        self.used: list[Config] = []
         self.op = ""
         self._backend = make_backend(TARGET)
 
@@ -124,16 +127,21 @@ class _Beside(TorchDispatchMode):
 @contextmanager
 def recording() -> Iterator[Recorder]:
     """Launches in here are recorded, not made."""
-    recorder, run = Recorder(), JITFunction.run
+    recorder, run, options = Recorder(), JITFunction.run, Config.options
 
     def record(kernel: JITFunction[Any], *args: Any, **kwargs: Any) -> None:
         recorder.run(kernel, *args, **kwargs)
 
-    JITFunction.run = record
+    def asked(config: Config) -> dict[str, int]:
+        recorder.used.append(config)
+        found: dict[str, int] = options.__get__(config)
+        return found
+
+    JITFunction.run, Config.options = record, property(asked)
     try:
         yield recorder
     finally:
-        JITFunction.run = run
+        JITFunction.run, Config.options = run, options
 
 
 def step(config: ModelConfig, dtype: torch.dtype, ops: Ops, rows: int, prompt: bool = False) -> Recorder:
@@ -145,7 +153,9 @@ def step(config: ModelConfig, dtype: torch.dtype, ops: Ops, rows: int, prompt: b
     if prompt:
         read = replace(read, rows=read.rows[:1])
     with fake_tensors(), recording() as recorder:
-        on_host = load_model(empty_checkpoint(config), dtype, max_context_tokens=CONTEXT)
+        on_host = load_model(
+            empty_checkpoint(config), dtype, max_context_tokens=CONTEXT, decoded_experts_bytes=0
+        )
         model = replace(moved(on_host), device=torch.device(DEVICE))
         kv = new_kv(model, CONTEXT // 16 + 1, CONTEXT // 16 + 1)
         batch: Batch = replace(moved(read), runs=runs)
