@@ -50,11 +50,13 @@ format: venv-dev ## rewrite the sources in the house format
 # Keeps the pins that still fit; `make lock LOCK_ARGS=--upgrade` moves all, `--upgrade-package NAME` one.
 LOCK_ARGS ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --no-header --no-annotate --override requirements/no-torch.txt --no-emit-package torch $(LOCK_ARGS)
+	--no-emit-find-links --no-header --no-annotate $(LOCK_ARGS)
+COMMON := --extra engine --override requirements/no-torch.txt --no-emit-package torch --no-emit-package triton
 lock: venv-dev ## new requirements/*.txt with hashes from pyproject.toml and requirements/*.in
-	$(LOCK) pyproject.toml requirements/run.in --extra engine -o requirements/run.txt
-	$(LOCK) pyproject.toml requirements/run.in requirements/dev.in --extra engine -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml requirements/run.in $(COMMON) -o requirements/run.txt
+	$(LOCK) pyproject.toml requirements/run.in requirements/dev.in $(COMMON) -c requirements/run.txt -o requirements/dev.txt
 	$(LOCK) requirements/cpu.in -o requirements/cpu.txt
+	$(LOCK) requirements/triton-3.6.in -o requirements/triton-3.6.txt
 
 notices: venv-dev ## THIRD_PARTY_NOTICES.md from the pins and the installed packages
 	$(BIN)/python requirements/notices.py

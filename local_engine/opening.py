@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from local_engine.checkpoint import Checkpoint
 from local_engine.config import ModelConfig
 from local_engine.engine import Engine
 from local_engine.errors import SetupError
+from local_engine.graphs import CudaCapture, Graphs, compile_prompts, sizes_up_to
 from local_engine.kv import BLOCK_TOKENS, BlockTables
 from local_engine.memory import window_blocks
 from local_engine.model import Progress, load_model, new_kv
@@ -26,6 +28,11 @@ from local_engine.scheduler import (
     blocks_needed,
 )
 
+Kernels = Literal["triton", "eager"]
+
+LEAST_CAPABILITY = (9, 0)
+"""Of a GPU that runs the kernels: Hopper, whose bf16 pairs they multiply and whose launches they chain."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -37,6 +44,7 @@ class EngineOptions:
     many positions the full group holds, None for what `max_running` sequences of `max_context_tokens` need.
     `step_tokens` bounds the rows of a step, and so how long a prompt's chunk keeps the others waiting.
     `overlap` launches a step before the last one's tokens are known, None where the device gains by it.
+    `kernels` is for a GPU: Triton's, or plain torch operations, which are slow and easier to look into.
     """
 
     dtype: Literal["fp32", "bf16"] = "bf16"
@@ -48,11 +56,12 @@ class EngineOptions:
     kv_tokens: int | None = None
     step_tokens: int = STEP_TOKENS
     overlap: bool | None = None
+    kernels: Kernels = "triton"
 
 
 def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progress | None = None) -> Engine:
     """Loads the weights and makes the engine, not yet started. Raises `SetupError`."""
-    config = checkpoint.config
+    config, ops = checkpoint.config, ops_for(options)
     longest = min(config.max_context_tokens, options.max_context_tokens or config.max_context_tokens)
     limits = Limits(options.max_running, options.step_tokens)
     full, window = pool_blocks(options, config, longest)
@@ -64,18 +73,45 @@ def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progre
     kv = new_kv(model, full + 1, window + 1)
     buffers = Buffers(Sizes(limits, longest, config.sliding_window, config.vocab_size), device)
     overlaps = device.type != "cpu" if options.overlap is None else options.overlap
-    runner = ModelRunner(model, kv, ops_for(options), buffers, overlaps=overlaps)
+    graphs = None
+    if device.type == "cuda" and options.kernels == "triton":
+        compile_prompts(model, kv, ops, buffers, limits.step_tokens)
+        graphs = Graphs(model, kv, ops, buffers, CudaCapture(), sizes_up_to(limits.max_running))
+    runner = ModelRunner(model, kv, ops, buffers, overlaps=overlaps, graphs=graphs)
     scheduler = Scheduler(BlockTables(full, window, config.sliding_window), limits)
     return Engine(runner, scheduler, max_context_tokens=longest, max_waiting=options.max_waiting)
 
 
 def ops_for(options: EngineOptions) -> Ops:
-    """The operations for a device. Raises `SetupError` for exact arithmetic where it is not to be had."""
+    """The operations for a device. Raises `SetupError` for what is not to be had on it."""
     if options.exact and (options.device != "cpu" or options.dtype != "fp32"):
         raise SetupError("exact arithmetic is there on the CPU in fp32 only: say `--device cpu --dtype fp32`")
+    if options.exact:
+        return exact.OPS
+    if torch.device(options.device).type == "cuda" and options.kernels == "triton":
+        return triton_ops(torch.device(options.device))
     # A device without operations of its own takes the eager ones: those of `ref` wait for nothing, but gather
     # whole contexts for every row of a prompt.
-    return exact.OPS if options.exact else cpu.OPS
+    return cpu.OPS
+
+
+def triton_ops(device: torch.device) -> Ops:
+    """The kernels for a GPU. Raises `SetupError` when it or triton will not do."""
+    otherwise = "say `--kernels eager` for plain torch operations, which are slow, or `--device cpu`"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < LEAST_CAPABILITY:
+        least, found = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, capability))
+        name = torch.cuda.get_device_name(device)
+        raise SetupError(
+            f"the kernels need a GPU of compute capability {least} or later, {name} has {found}: {otherwise}"
+        )
+    try:
+        ops: Ops = import_module("local_engine.ops.triton").OPS
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "triton":
+            raise
+        raise SetupError(f"triton is not installed: install `triton>=3.6`, or {otherwise}") from None
+    return ops
 
 
 def pool_blocks(options: EngineOptions, config: ModelConfig, longest: int) -> tuple[int, int]:

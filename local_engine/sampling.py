@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from local_engine.draw import MAX_LOGIT_BIAS, PROMPTED, Draw, Drawn, count, draw, empty_draw
 from local_engine.harmony.tokens import STOP_TOKENS
 
+if TYPE_CHECKING:
+    from local_engine.scheduler import Sequence as Running
+
 __all__ = [
     "MAX_LOGIT_BIAS",
     "PROMPTED",
-    "UNIFORMS",
     "Draw",
     "Drawn",
     "Logprobs",
+    "Numbers",
     "SamplingParams",
     "count",
     "draw",
     "empty_draw",
     "uniform",
-    "uniforms",
 ]
 
 UNIFORMS = 16
@@ -93,3 +96,27 @@ def uniforms(seed: int, choice: int, part: int) -> np.ndarray[Any, np.dtype[np.f
 def uniform(seed: int, choice: int, position: int) -> float:
     """A number in [0, 1) fixed by the three; `position` is the drawn token's place in its sequence."""
     return float(uniforms(seed, choice, position // UNIFORMS)[position % UNIFORMS])
+
+
+class Numbers:
+    """The numbers that running sequences draw their next tokens with, by slot. A digest gives several, so
+    those that are not due yet are kept."""
+
+    def __init__(self, slots: int) -> None:
+        self._ahead = np.zeros((slots, UNIFORMS), dtype=np.float32)
+        self._parts = np.full(slots, -1)
+
+    def forget(self, slot: int) -> None:
+        """Another sequence has the slot now."""
+        self._parts[slot] = -1
+
+    def at(self, sequences: Sequence[Running], positions: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """`uniform` of each sequence at its position: fp32."""
+        slots = np.array([sequence.slot for sequence in sequences], dtype=np.int64)
+        parts, offsets = np.divmod(positions, UNIFORMS)
+        for row in np.flatnonzero(self._parts[slots] != parts).tolist():
+            sequence, part = sequences[row], int(parts[row])
+            self._ahead[sequence.slot] = uniforms(sequence.params.seed, sequence.choice, part)
+            self._parts[sequence.slot] = part
+        found: np.ndarray[Any, Any] = self._ahead[slots, offsets]
+        return found
