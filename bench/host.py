@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -291,6 +292,19 @@ def told(
     )
 
 
+@contextmanager
+def kept_to(core: int) -> Iterator[None]:
+    """This process on one core and torch on one thread while the block lasts."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
 def rows_of(steps: Sequence[Stepped], servers: Sequence[Served]) -> list[Row]:
     """Each goal beside what was measured."""
     stepped = [
@@ -329,18 +343,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=TOKENS, help=f"tokens of each (default {TOKENS})")
     options = parser.parse_args(arguments)
     before = machine()
-    torch.set_num_threads(1)
-    vocabulary = load_vocabulary()
-    stepped = [
-        step_time(vocabulary, batch, context, overlap, options.steps)
-        for batch in GOALS_US
-        for context in CONTEXTS
-        for overlap in (True, False)
-    ]
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[-1]})
     try:
-        servers = [serving(step_ms, options.streams, options.tokens, core=cores[0]) for step_ms in STEPS_MS]
+        with kept_to(cores[-1]):
+            vocabulary = load_vocabulary()
+            stepped = [
+                step_time(vocabulary, batch, context, overlap, options.steps)
+                for batch in GOALS_US
+                for context in CONTEXTS
+                for overlap in (True, False)
+            ]
+            servers = [
+                serving(step_ms, options.streams, options.tokens, core=cores[0]) for step_ms in STEPS_MS
+            ]
     except NotStarted as error:
         print(f"bench: {error}", file=sys.stderr)
         return 3

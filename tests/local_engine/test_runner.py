@@ -446,6 +446,52 @@ def test_no_address_of_a_decode_step_changes(checkpoint: Checkpoint) -> None:
     assert len(seen) == 1
 
 
+def test_a_sequence_that_comes_back_in_another_slot_is_drawn_with_that_ones_counts() -> None:
+    limits = Limits(4, 32)
+    buffers = Buffers(Sizes(limits, 512, 128, 512), torch.device("cpu"))
+    scheduler = Scheduler(BlockTables(64, 64, 128), limits)
+    params = SamplingParams(100, frequency_penalty=1.0)
+    sequence = Sequence(0, prompt_of(5, 1), params, tenant_salt(None))
+    scheduler.add(sequence)
+    plan = scheduler.plan()
+    before = buffers.fill(plan, masked=False).draw.slot.tolist()
+    sequence.slot += 1
+    after = buffers.fill(replace(plan, fresh=(sequence,)), masked=False)
+
+    assert after.draw.slot.tolist() == [before[0] + 1]
+    assert after.sequence.tolist() == [before[0] + 1] * 5
+    assert after.full.tables[before[0] + 1].tolist() == [sequence.tables.full[0]]  # type: ignore[union-attr]
+
+
+def test_the_views_of_a_batch_follow_its_shape() -> None:
+    limits = Limits(4, 32)
+    buffers = Buffers(Sizes(limits, 512, 128, 512), torch.device("cpu"))
+    scheduler = Scheduler(BlockTables(64, 64, 128), limits)
+    for length in (3, 40, 170):
+        scheduler.add(Sequence(0, prompt_of(length, length), SamplingParams(5), tenant_salt(None)))
+    shapes = set()
+    while (plan := scheduler.plan()).work:
+        batch = buffers.fill(plan, masked=False)
+        rows = sum(work.count for work in plan.work)
+        tokens = [
+            token
+            for work in plan.work
+            for token in work.sequence.tokens[work.start : work.start + work.count]
+        ]
+        ends = [
+            run.row + run.rows - 1 for run, work in zip(batch.runs, plan.work, strict=True) if work.samples
+        ]
+        blocks = max(len(work.sequence.tables.full) for work in plan.work)  # type: ignore[union-attr]
+        shapes.add((rows, len(ends), blocks))
+
+        assert batch.tokens.tolist() == tokens
+        assert batch.rows.tolist() == ends
+        assert batch.full.tables.shape[1] == blocks
+        assert len(batch.positions) == len(batch.sequence) == len(batch.full.slots) == rows
+        scheduler.commit(plan, [7] * len(plan.sampling))
+    assert len(shapes) > 6
+
+
 def resident_bytes() -> int:
     """Memory of this process that is in RAM."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
