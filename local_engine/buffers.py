@@ -157,7 +157,6 @@ class Buffers:
         if fresh:
             self._drawing = None
         for sequence in fresh:
-            self._written[sequence.slot] = None
             self._numbers.forget(sequence.slot)
             if sequence.params.penalised:
                 said = np.asarray(sequence.tokens[sequence.prompt_tokens :], dtype=np.int64)

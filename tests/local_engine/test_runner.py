@@ -20,7 +20,7 @@ from local_engine.checkpoint import Checkpoint, open_checkpoint
 from local_engine.draw import Drawn
 from local_engine.engine import Engine
 from local_engine.errors import Busy
-from local_engine.kv import BlockTables, tenant_salt
+from local_engine.kv import BLOCK_TOKENS, BlockTables, tenant_salt
 from local_engine.reference import ReferenceModel
 from local_engine.sampling import SamplingParams, draw, empty_draw, uniform
 from local_engine.scheduler import Limits, Plan, Scheduler, Sequence
@@ -463,12 +463,12 @@ def test_a_sequence_that_comes_back_in_another_slot_is_drawn_with_that_ones_coun
     assert after.full.tables[before[0] + 1].tolist() == [sequence.tables.full[0]]  # type: ignore[union-attr]
 
 
-def test_the_views_of_a_batch_follow_its_shape() -> None:
+def test_every_batch_says_what_its_plan_says() -> None:
     limits = Limits(4, 32)
     buffers = Buffers(Sizes(limits, 512, 128, 512), torch.device("cpu"))
     scheduler = Scheduler(BlockTables(64, 64, 128), limits)
     for length in (3, 40, 170):
-        scheduler.add(Sequence(0, prompt_of(length, length), SamplingParams(5), tenant_salt(None)))
+        scheduler.add(Sequence(0, prompt_of(length, length), SamplingParams(50), tenant_salt(None)))
     shapes = set()
     while (plan := scheduler.plan()).work:
         batch = buffers.fill(plan, masked=False)
@@ -487,6 +487,13 @@ def test_the_views_of_a_batch_follow_its_shape() -> None:
         assert batch.tokens.tolist() == tokens
         assert batch.rows.tolist() == ends
         assert batch.full.tables.shape[1] == blocks
+        for work in plan.work:
+            assert work.sequence.tables is not None
+            base = max(0, work.start - 127) // BLOCK_TOKENS
+            row = batch.window.tables[work.sequence.slot].tolist()
+            seen = work.sequence.tables.window[base:]
+            assert batch.window.base[work.sequence.slot] == batch.window_base[work.sequence.slot] == base
+            assert row == seen + [0] * (len(row) - len(seen))
         assert len(batch.positions) == len(batch.sequence) == len(batch.full.slots) == rows
         scheduler.commit(plan, [7] * len(plan.sampling))
     assert len(shapes) > 6
