@@ -210,7 +210,7 @@ class BlockTables:
             self._publish(tables, tokens, complete)
         first = first_seen(computed, self._window_tokens)
         if first > tables.window_start:
-            self._leave_behind(tables, min(first, len(tables.window)))
+            self._leave_behind(tables, first)
 
     def fork(self, tables: Tables, tokens: int) -> Tables:
         """Other tables that share the blocks of the first `tokens` positions; a write copies first.
