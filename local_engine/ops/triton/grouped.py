@@ -154,7 +154,8 @@ def tiles(ids: torch.Tensor, experts: int, size: int) -> tuple[torch.Tensor, tor
     at = first[:, None] + torch.arange(size, device=device)
     live = there[:, None] & (at < starts.index_select(0, expert + 1)[:, None])
     found = order.index_select(0, at.clamp_(max=pairs - 1).flatten()).view(at.shape)
-    return expert.masked_fill(~there, -1).int(), found.masked_fill_(~live, -1).int()
+    nobody = ids.new_full((), -1)
+    return torch.where(there, expert, nobody).int(), torch.where(live, found, nobody).int()
 
 
 def grouped_experts(sent: Chosen, layer: Layer, limit: float, x: torch.Tensor) -> torch.Tensor:
