@@ -31,20 +31,19 @@ DECODE_ROWS = 64
 """More rows than this are a prompt's: their experts are worked through by `grouped`."""
 
 UP = (
-    Config(8, {"R": 64, "BN": 8, "P": 4, "GT": 4}, warps=4, stages=4),
-    Config(16, {"R": 64, "BN": 16, "P": 4, "GT": 4}, warps=4, stages=3),
-    Config(32, {"R": 64, "BN": 16, "P": 4, "GT": 4}, warps=4, stages=3),
-    Config(64, {"R": 64, "BN": 32, "P": 4, "GT": 4}, warps=4, stages=3),
+    Config(8, {"R": 64, "BN": 8, "P": 4, "GT": 4}, warps=4, stages=3, registers=168),
+    Config(16, {"R": 32, "BN": 16, "P": 4, "GT": 4}, warps=4, stages=3, registers=144),
+    Config(64, {"R": 32, "BN": 16, "P": 4, "GT": 4}, warps=4, stages=3),
 )
-"""R weight rows of one expert a program, in P parts of GT groups of 32 columns a time."""
+"""R weight rows of one expert a program, in P parts of GT groups of 32 columns a time, for BN rows of the batch
+at once: one warp a part."""
 
 DOWN = (
-    Config(8, {"R": 16, "BN": 8, "Q": 4, "S": 2, "GT": 4}, warps=8, stages=4),
-    Config(16, {"R": 16, "BN": 16, "Q": 4, "S": 2, "GT": 4}, warps=8, stages=3),
-    Config(32, {"R": 16, "BN": 16, "Q": 4, "S": 2, "GT": 4}, warps=8, stages=3),
-    Config(64, {"R": 16, "BN": 32, "Q": 4, "S": 2, "GT": 4}, warps=8, stages=3),
+    Config(8, {"R": 16, "BN": 8, "Q": 4, "S": 2, "GT": 8}, warps=8, stages=3, registers=128),
+    Config(16, {"R": 16, "BN": 16, "Q": 4, "S": 2, "GT": 4}, warps=8, stages=3, registers=128),
+    Config(64, {"R": 16, "BN": 16, "Q": 4, "S": 2, "GT": 4}, warps=8, stages=3, registers=128),
 )
-"""R output rows a program, Q experts at a time, each in S parts of GT groups of 32 columns a time."""
+"""R output rows a program, Q experts at a time, each in S parts as above: one warp a part. BN is as in `UP`."""
 
 
 @triton.jit
@@ -116,6 +115,15 @@ def product(
         coming = live_row & (group < G - first - 2 * STEP)[:, None, :]
         scale = tl.load(scales + first + 2 * STEP + scales_at, mask=coming, other=0)
     return sums
+
+
+@triton.jit
+def finish(total, x, out, token, row, T, ROWS: tl.constexpr, live_row, COMPUTE: tl.constexpr):
+    """Adds the residual x [T, ROWS] to what the experts say of some rows, [R, BN], and writes the sum."""
+    at = token[None, :] * ROWS + row[:, None]
+    live = live_row[:, None] & (token < T)[None, :]
+    residual = tl.load(x + at, mask=live, other=0.0).to(tl.float32)
+    tl.store(out + at, (residual + total).to(COMPUTE), mask=live)
 
 
 @triton.jit
@@ -211,7 +219,7 @@ def down(
         ).to(tl.float32)
         for first in range(0, 1 if BT == BN else tl.max(count), BN):
             at = slot[:, None] * BT + first + n[None, :]
-            known = there[:, None] & (first + n[None, :] < (BN if BT == BN else count[:, None]))
+            known = (there & (first < count))[:, None]
             pair = tl.load(pairs + at, mask=known, other=-1)
             weight = tl.load(weights + at, mask=known, other=0.0)
             sums = product(
@@ -226,16 +234,18 @@ def down(
                 to = tl.max(tl.reshape(pair, [Q, S, BN]), 1)[:, None, :]
                 live = (to >= 0) & live_row[None, :, None]
                 tl.store(parts + to * ROWS + row[None, :, None], o, mask=live)
-    token = tl.arange(0, BT)
-    live_out = live_row[:, None] & (token < T)[None, :]
-    if BT != BN:
+    if BT == BN:
+        finish(total, x, out, n, row, T, ROWS, live_row, COMPUTE)
+    else:
         tl.debug_barrier()
-        total = tl.zeros([R, BT], tl.float32)
-        for k in tl.static_range(TOP):
-            total += tl.load(parts + (token * TOP + k)[None, :] * ROWS + row[:, None], mask=live_out, other=0.0)
-    at = token[None, :] * ROWS + row[:, None]
-    residual = tl.load(x + at, mask=live_out, other=0.0).to(tl.float32)
-    tl.store(out + at, (residual + total).to(COMPUTE), mask=live_out)
+        for first in range(0, T, BN):
+            token = first + n
+            live = live_row[:, None] & (token < T)[None, :]
+            total = tl.zeros([R, BN], tl.float32)
+            for k in tl.static_range(TOP):
+                at = (token * TOP + k)[None, :] * ROWS + row[:, None]
+                total += tl.load(parts + at, mask=live, other=0.0)
+            finish(total, x, out, token, row, T, ROWS, live_row, COMPUTE)
 
 
 def experts(sent: Sent, layer: Layer, limit: float, x: torch.Tensor) -> torch.Tensor:
