@@ -41,7 +41,7 @@ at once: one warp a part."""
 DOWN = (
     Config(8, {"R": 16, "BN": 8, "Q": 4, "S": 2, "GT": 8}, warps=8, stages=3, registers=128),
     Config(16, {"R": 16, "BN": 16, "Q": 4, "S": 2, "GT": 4}, warps=8, stages=3, registers=128),
-    Config(64, {"R": 16, "BN": 16, "Q": 4, "S": 2, "GT": 4}, warps=8, stages=3, registers=128),
+    Config(64, {"R": 16, "BN": 16, "Q": 4, "S": 1, "GT": 4}, warps=4, stages=3, registers=168),
 )
 """R output rows a program, Q experts at a time, each in S parts as above: one warp a part. BN is as in `UP`."""
 
@@ -99,7 +99,9 @@ def product(
     sums = tl.zeros([P, R, operand.shape[1]], tl.float32)
     # The scales of a step are on their way while the one before is worked on: they are too narrow for the
     # copies that run ahead of the loop.
-    factor = scale_factor(tl.load(scales + scales_at, mask=live_row & (group < G)[:, None, :], other=0), COMPUTE)
+    factor = scale_factor(
+        tl.load(scales + scales_at, mask=live_row & (group < G)[:, None, :], other=0), COMPUTE
+    )
     coming = live_row & (group < G - STEP)[:, None, :]
     scale = tl.load(scales + STEP + scales_at, mask=coming, other=0)
     for first in range(0, G, STEP):
@@ -280,11 +282,10 @@ def few_experts(sent: Scored | Chosen, layer: Layer, limit: float, x: torch.Tens
         x.new_empty((slots, padded), dtype=torch.int32),
         x.new_empty((slots, padded), dtype=torch.float32),
     )
-    shared = {"TOP": top, "BT": padded, **modes(x, weights=True)}
     up[triton.cdiv(wide, config.sizes["R"]), slots](
         sent.t, *picks, layer.mlp1.blocks, layer.mlp1.scales, layer.mlp1.bias, a, *plan, rows,
         E=count, G=groups, ROWS=wide, LIMIT=limit, ALPHA=reference.SWIGLU_ALPHA,
-        SCORED=isinstance(sent, Scored), **shared, **config.options,
+        TOP=top, BT=padded, SCORED=isinstance(sent, Scored), **modes(x, config, weights=True),
     )  # fmt: skip
     config = chosen(DOWN, rows)
     out = torch.empty_like(x)
@@ -292,6 +293,7 @@ def few_experts(sent: Scored | Chosen, layer: Layer, limit: float, x: torch.Tens
     down[(triton.cdiv(hidden, config.sizes["R"]),)](
         a, layer.mlp2.blocks, layer.mlp2.scales, layer.mlp2.bias, *plan, x, out, parts, rows, slots,
         G=layer.mlp2.blocks.shape[2], ROWS=hidden,
-        ONCE=isinstance(sent, Scored) and slots <= config.sizes["Q"], **shared, **config.options,
+        TOP=top, BT=padded, ONCE=isinstance(sent, Scored) and slots <= config.sizes["Q"],
+        **modes(x, config, weights=True),
     )  # fmt: skip
     return out

@@ -164,7 +164,7 @@ def grouped_experts(sent: Chosen, layer: Layer, limit: float, x: torch.Tensor) -
     (count, wide, groups, _), inner = layer.mlp1.blocks.shape, layer.mlp2.blocks.shape[2]
     config = chosen(GROUPED, rows)
     expert, pairs = tiles(sent.ids, count, config.sizes["BN"])
-    told = {**modes(x, weights=True), **config.options}
+    told = modes(x, config, weights=True)
     a = x.new_empty((rows * top, wide // 2))
     grouped_up[triton.cdiv(wide, config.sizes["R"]), expert.shape[0]](
         sent.t, expert, pairs, layer.mlp1.blocks, layer.mlp1.scales, layer.mlp1.bias, a,
@@ -178,6 +178,6 @@ def grouped_experts(sent: Chosen, layer: Layer, limit: float, x: torch.Tensor) -
     out = torch.empty_like(x)
     config = chosen(SUM, rows)
     weighted[rows, triton.cdiv(hidden, config.sizes["BH"])](
-        o, sent.shares, x, out, ROWS=hidden, TOP=top, **modes(x), **config.options
+        o, sent.shares, x, out, ROWS=hidden, TOP=top, **modes(x, config)
     )
     return out
