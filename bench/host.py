@@ -1,6 +1,6 @@
 """The host's work for a token: a step of the engine, and the whole server, with no model behind them.
 
-    python -m bench.host [--json] [--steps N] [--streams N] [--tokens N]
+    python -m bench.engine --null-ops [--json] [--steps N] [--streams N] [--tokens N]
 
 No model runs: operations give random tokens at once (`bench/null.py`), so all that is measured is what the
 host does. A step is timed in one process, the others silent. The server has one core to itself; its client,
@@ -336,7 +336,7 @@ def rows_of(steps: Sequence[Stepped], servers: Sequence[Served]) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench.host", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="bench.engine --null-ops", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each kind (default {STEPS})")
     parser.add_argument("--streams", type=int, default=RUNNING, help=f"streams at once (default {RUNNING})")

@@ -18,6 +18,7 @@ import click
 from local_engine.errors import EngineError, SetupError
 from local_engine.scheduler import MAX_RUNNING, MAX_WAITING
 from local_engine.starting import (
+    GPU_RUNNING,
     Running,
     check_speaks,
     demo_model,
@@ -77,9 +78,7 @@ def main() -> None:
 @click.option(
     "--max-running",
     type=click.IntRange(1),
-    default=MAX_RUNNING,
-    show_default=True,
-    help="Answers computed at once.",
+    help=f"Answers computed at once. Default: {MAX_RUNNING}, on a GPU {GPU_RUNNING}.",
 )
 @click.option(
     "--max-waiting",
@@ -109,7 +108,7 @@ def serve(
     port: int,
     secret_file: Path | None,
     names: tuple[str, ...],
-    max_running: int,
+    max_running: int | None,
     max_waiting: int,
     vocabulary: Path | None,
     tls_cert: Path | None,

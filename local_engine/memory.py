@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from local_engine.config import ModelConfig
 from local_engine.errors import SetupError
+from local_engine.graphs import sizes_up_to
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.machine import Available, Device
 from local_engine.model import DECODED_EXPERTS_BYTES, kv_block_bytes
@@ -35,6 +36,12 @@ UNKNOWN_BYTES = 8 << 30
 
 CUDA_CONTEXT_BYTES = 512 << 20
 """What CUDA itself and its libraries take before anything is allocated."""
+
+GRAPH_BYTES = 64 << 10
+"""What the driver keeps of a recorded launch: an estimate, not measured."""
+
+GRAPH_LAUNCHES = 8
+"""Recorded launches a layer, with the few that are no layer's: counted on the generous side."""
 
 GRACE = 0.95
 """The share of the free memory that is counted on; other processes breathe too."""
@@ -347,7 +354,15 @@ def _workspace_bytes(
     sampling = max_running * c.vocab_size * 4 * 4
     rope = c.max_context_tokens * c.head_dim * 4
     expert = 2 * c.intermediate_size * c.hidden_size * dtype.itemsize * 2
-    return activations + sampling + rope + expert + (CUDA_CONTEXT_BYTES if device == "cuda" else 0)
+    there = activations + sampling + rope + expert
+    if device == "cpu":
+        return there
+    # A recorded step keeps its logits and tokens; what it works with is one pool for all of them. Plain
+    # sampling works with fixed-point shares, their sums and gaps: 32 bytes a token beside the above.
+    graphs = sizes_up_to(max_running)
+    outputs = sum(graphs) * c.vocab_size * 4
+    launches = len(graphs) * c.num_hidden_layers * GRAPH_LAUNCHES * GRAPH_BYTES
+    return there + CUDA_CONTEXT_BYTES + outputs + launches + max_running * c.vocab_size * 32
 
 
 def size(count: int) -> str:

@@ -163,7 +163,7 @@ def load_model(
         layers=tuple(layers()),
         norm=load("norm.scale", torch.float32),
         unembedding=load("unembedding.weight"),
-        rope=_rope(config, max_context_tokens, dtype, device),
+        rope=rope_table(config, max_context_tokens, dtype, device),
     )
 
 
@@ -205,7 +205,8 @@ def forward(model: Model, batch: Batch, kv: KV, ops: Ops) -> torch.Tensor:
     return ops.head(x, model, batch.rows)
 
 
-def _rope(config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device) -> Rope:
+def rope_table(config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device) -> Rope:
+    """The rotation of the first `positions` positions."""
     inv_freq, concentration = reference.yarn(config)
     angles = torch.arange(positions)[:, None, None].float() * inv_freq
     cos, sin = (

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -195,12 +196,12 @@ def test_what_was_not_written_again_is_sent_again() -> None:
     staging.allocate()
     kept.put([5, 6, 7], 3)
     for step in range(3):
-        there = changed.put([[step, 1], [2, 3]], 2)
+        there = changed.put(np.array([[step, 1], [2, 3]]), 2)
         staging.send()
 
         assert there.tolist() == [[step, 1], [2, 3]]
         assert kept.device.tolist() == [5, 6, 7]
-    changed.put([[9, 9]], 1)
+    changed.put(np.array([[9, 9]]), 1)
     assert changed.device.tolist() == [[2, 1], [2, 3]]
 
 

@@ -143,9 +143,9 @@ def single_rows(
             tl.where((j < high)[None, :], scores, float("-inf")), v, best, total, sums, COMPUTE
         )
 
-    # A total of 0 is a part without keys. That of a sequence gone bad is NaN, and must stay so.
-    result = tl.where((total != 0)[:, None], sums / total[:, None], 0.0).to(COMPUTE)
-    tl.store(heard + part * count * (HEADS * DIM) + place, result, mask=inside)
+    # A total of 0 is a part without keys: it stays 0, with the weight -inf.
+    total = tl.where(total == 0, 1.0, total)
+    tl.store(heard + part * count * (HEADS * DIM) + place, (sums / total[:, None]).to(COMPUTE), mask=inside)
     if PARTS > 1:
         tl.store(weights + (part * count + row) * HEADS + head, best + tl.log2(total), mask=asks)
 

@@ -71,7 +71,7 @@ def _widened(code):
 @triton.jit
 def scale_factor(scale, COMPUTE: tl.constexpr):
     """What u8 scales stand for, 2^(scale - 127), in COMPUTE: the scale is an exponent, and 0 a subnormal."""
-    if tl.float32 == COMPUTE:
+    if COMPUTE is tl.float32:
         factor = tl.maximum(scale.to(tl.int32) << 23, 0x00400000).to(tl.float32, bitcast=True)
     else:
         factor = tl.maximum(scale.to(tl.int32) << 7, 0x0040).to(tl.uint16).to(tl.bfloat16, bitcast=True)

@@ -1,7 +1,7 @@
 """What the compiler makes of the kernels at the released models' shapes, as JSON on the standard output.
 
-`python -m tests.local_engine.ops.triton.compiling` with `launches`, or with the names of operations, in a
-process that does not interpret. Which triton compiles is the first that Python finds.
+`python -m tests.local_engine.ops.triton.compiling` with `version`, with `launches`, or with the names of
+operations, in a process that does not interpret. Which triton compiles is the first that Python finds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import triton
 
-from local_engine.config import ModelConfig
 from local_engine.ops import triton as package
 from local_engine.ops.triton.configs import Config
 from local_engine.presets import GPT_OSS_20B, GPT_OSS_120B
@@ -26,6 +25,7 @@ from tests.local_engine.ops.triton.sass import Listing, listing, load_widths
 
 DECODES = (1, 2, 4, 8, 16, 32, 64)
 PROMPTS = (256, 2048)
+BETWEEN = (3, 5, 12, 48)
 MODELS = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
 
 
@@ -54,7 +54,7 @@ class Compiled:
     loop_loads: dict[int, int]
 
 
-def steps(layers: int = 2) -> Iterator[tuple[str, str, int, bool, Recorder]]:
+def steps() -> Iterator[tuple[str, str, int, bool, Recorder]]:
     """Every model, dtype and number of rows, with what such a step launches. Two layers are one of each kind.
 
     fp32 is a mode to look for errors in: one model's shapes are enough.
@@ -63,7 +63,7 @@ def steps(layers: int = 2) -> Iterator[tuple[str, str, int, bool, Recorder]]:
         *((model, torch.bfloat16) for model in MODELS.items()),
         (("20b", GPT_OSS_20B), torch.float32),
     ):
-        short = replace(config, num_hidden_layers=layers)
+        short = replace(config, num_hidden_layers=2)
         for rows, prompt in (*((n, False) for n in DECODES), *((n, True) for n in PROMPTS)):
             yield name, str(dtype), rows, prompt, step(short, dtype, package.OPS, rows, prompt)
 
@@ -110,21 +110,21 @@ def _loop(code: Listing) -> tuple[Any, ...]:
 
 
 def launches() -> dict[str, Any]:
-    """Launches of one layer by model and rows, kernels and torch operations; and configurations never used."""
-    counts: dict[str, dict[str, list[str]]] = {}
+    """What one layer of a decode step launches by model and rows, kernels and torch operations alike, the
+    layer with a window or without, whichever takes more; and configurations that no step uses."""
+    layer: dict[str, dict[str, list[str]]] = {}
     used: list[Config] = []
     for name, config in MODELS.items():
-        for rows in (*DECODES, 3, 5, 12, 48):
-            pair = [
-                step(replace(config, num_hidden_layers=layers), torch.bfloat16, package.OPS, rows)
-                for layers in (2, 4)
-            ]
-            two, four = ([*(launch.op for launch in one.launches), *one.beside] for one in pair)
-            counts.setdefault(name, {})[str(rows)] = [str(len(four) - len(two)), *pair[0].beside]
+        for rows in (*DECODES, *BETWEEN):
+            recorder = step(replace(config, num_hidden_layers=2), torch.bfloat16, package.OPS, rows)
+            used += recorder.used
+            layer.setdefault(name, {})[str(rows)] = max(recorder.layers(), key=len)
     for *_, recorder in steps():
         used += recorder.used
-    unused = [f"{where}: {config}" for where, config in configurations() if all(u is not config for u in used)]
-    return {"triton": triton.__version__, "two_layers": counts, "unused": unused}
+    unused = [
+        f"{where}: {config}" for where, config in configurations() if all(u is not config for u in used)
+    ]
+    return {"triton": triton.__version__, "layer": layer, "unused": unused}
 
 
 def configurations() -> Iterator[tuple[str, Config]]:
@@ -137,10 +137,14 @@ def configurations() -> Iterator[tuple[str, Config]]:
 
 def main() -> None:
     """Prints what was asked for."""
-    if sys.argv[1:] == ["launches"]:
-        print(json.dumps(launches()))
-    else:
-        print(json.dumps([asdict(one) for one in compiled(sys.argv[1:])]))
+    match sys.argv[1:]:
+        case ["version"]:
+            found: Any = triton.__version__
+        case ["launches"]:
+            found = launches()
+        case ops:
+            found = [asdict(one) for one in compiled(ops)]
+    json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":

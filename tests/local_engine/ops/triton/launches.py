@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile as compile_source, make_backend
+from triton.compiler import ASTSource, make_backend
+from triton.compiler import compile as compile_source
 from triton.runtime.jit import JITFunction, MockTensor, create_function_from_signature
 
 from local_engine.batch import Batch, Run
@@ -32,7 +34,7 @@ STEP_TOKENS = 2048
 MAX_RUNNING = 64
 
 # What makes memory or another view of it, and so costs no launch.
-FREE = ("empty", "view", "slice", "select", "as_strided", "expand", "unsqueeze", "squeeze", "alias", "detach")
+FREE = ("prim::", "empty", "new_empty", "view", "slice", "select", "as_strided", "expand", "unsqueeze", "squeeze", "alias", "detach")
 
 
 class Place(MockTensor):  # type: ignore[misc]
@@ -40,7 +42,7 @@ class Place(MockTensor):  # type: ignore[misc]
 
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor.dtype, list(tensor.shape))
-        self._bytes = tensor.storage_offset() * tensor.dtype.itemsize
+        self._bytes = int(tensor.storage_offset()) * tensor.dtype.itemsize
 
     def data_ptr(self) -> int:
         """An address that is a multiple of 16 where the tensor's would be."""
@@ -62,8 +64,16 @@ class Launch:
     @property
     def key(self) -> str:
         """The same for launches that run the same code."""
-        return repr((self.kernel.fn.__module__, self.kernel.fn.__qualname__, self.signature, self.constants,
-                     self.attributes, self.options))
+        return repr(
+            (
+                self.kernel.fn.__module__,
+                self.kernel.fn.__qualname__,
+                self.signature,
+                self.constants,
+                self.attributes,
+                self.options,
+            )
+        )
 
     def compile(self) -> Any:
         """The compiled kernel, which no device has loaded."""
@@ -72,12 +82,12 @@ class Launch:
 
 
 class Recorder:
-    """Collects launches in place of making them, the torch operations beside them, and the configurations
-    that were asked for."""
+    """Collects launches in place of making them, and the configurations that were asked for. `order` names
+    everything that costs a launch, torch's operations too."""
 
     def __init__(self) -> None:
         self.launches: list[Launch] = []
-        self.beside: list[str] = []
+        self.order: list[str] = []
         self.used: list[Config] = []
         self.op = ""
         self._backend = make_backend(TARGET)
@@ -92,9 +102,23 @@ class Recorder:
             self._backend, named, bound, specialization, options
         )
         found = grid(bound) if callable(grid) else grid
+        self.order.append(f"{self.op}: {kernel.fn.__name__}")
         self.launches.append(
             Launch(self.op, kernel, signature, constants, attributes, dict(packed.__dict__), tuple(found))
         )
+
+    def layers(self) -> list[list[str]]:
+        """What each layer launched: a layer begins with `qkv`, the head is none."""
+        found: list[list[str]] = []
+        last = ""
+        for launch in self.order:
+            op = launch.partition(":")[0]
+            if op == "qkv" and last != "qkv":
+                found.append([])
+            if found and op not in ("head", ""):
+                found[-1].append(launch)
+            last = op
+        return found
 
     def named(self, ops: Ops) -> Ops:
         """The same operations, which say that they are at work."""
@@ -120,14 +144,14 @@ class _Beside(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::").lstrip("_")
         if not name.startswith(FREE):
-            self._recorder.beside.append(f"{self._recorder.op}: {name}")
+            self._recorder.order.append(f"{self._recorder.op}: torch's {name}")
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def recording() -> Iterator[Recorder]:
     """Launches in here are recorded, not made."""
-    recorder, run, options = Recorder(), JITFunction.run, Config.options
+    recorder, options = Recorder(), Config.__dict__["options"]
 
     def record(kernel: JITFunction[Any], *args: Any, **kwargs: Any) -> None:
         recorder.run(kernel, *args, **kwargs)
@@ -137,11 +161,10 @@ def recording() -> Iterator[Recorder]:
         found: dict[str, int] = options.__get__(config)
         return found
 
-    JITFunction.run, Config.options = record, property(asked)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, "run", record)
+        patch.setattr(Config, "options", property(asked))
         yield recorder
-    finally:
-        JITFunction.run, Config.options = run, options
 
 
 def step(config: ModelConfig, dtype: torch.dtype, ops: Ops, rows: int, prompt: bool = False) -> Recorder:
