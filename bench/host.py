@@ -1,6 +1,6 @@
 """The host's work for a token: a step of the engine, and the whole server, with no model behind them.
 
-    python -m bench.host [--json] [--steps N] [--streams N] [--tokens N]
+    python -m bench.engine --null-ops [--json] [--steps N] [--streams N] [--tokens N]
 
 No model runs: operations give random tokens at once (`bench/null.py`), so all that is measured is what the
 host does. A step is timed in one process, the others silent. The server has one core to itself; its client,
@@ -22,15 +22,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 import uvloop
 
 from bench.gateway import machine
-from bench.null import MODEL, RUNNING, SECRET, null_engine
+from bench.null import RUNNING, null_engine
 from bench.processes import TICK_S, NotStarted, Server, free_port, python, running
 from bench.rows import Row, table
+from bench.streams import PATIENCE_S, counted, load
 from local_engine.engine import Engine
 from local_engine.sampling import SamplingParams
 from local_engine.scheduler import Plan
@@ -50,7 +51,6 @@ UNMEASURED_STEPS: Final = 50
 ROOM_TOKENS: Final = 8192
 """For what the first sequence says until the last one has read its prompt."""
 WARM_UP_TOKENS: Final = 50
-PATIENCE_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,78 +142,6 @@ def percentile(values: Sequence[float], share: float) -> float:
     return round(ordered[max(0, -(-int(len(ordered) * share * 1000) // 1000) - 1)], 1)
 
 
-class Stream(asyncio.Protocol):
-    """One request over a connection of its own. Bytes are kept as they come and read at the end."""
-
-    def __init__(self, request: bytes, over: asyncio.Future[None]) -> None:
-        self.parts: list[bytes] = []
-        self._request = request
-        self._over = over
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def begin(self) -> None:
-        self._transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        self.parts.append(data)
-        if data.endswith(b"0\r\n\r\n") and not self._over.done():
-            self._over.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._over.done():
-            self._over.set_exception(ConnectionError("the server closed a stream before its end"))
-
-    def close(self) -> None:
-        self._transport.close()
-
-
-def request_of(number: int, tokens: int) -> bytes:
-    """One streaming chat completion as bytes; the user's message is a new one for each number."""
-    body = json.dumps(
-        {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": f"Question {number}: say something at random."}],
-            "max_completion_tokens": tokens,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    ).encode()
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer {SECRET}\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-def events(data: bytes) -> Iterator[Any]:
-    """The objects of a stream, without head and framing. Raises `ValueError` unless it ended well."""
-    head, _, rest = data.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200"):
-        raise ValueError(f"the server said `{head.splitlines()[0].decode()}`")
-    text = bytearray()
-    while rest:
-        size, _, rest = rest.partition(b"\r\n")
-        text += rest[: int(size, 16)]
-        rest = rest[int(size, 16) + 2 :]
-    *found, done, end = bytes(text).split(b"\n\n")
-    if (done, end) != (b"data: [DONE]", b""):
-        raise ValueError("a stream did not end with `[DONE]`")
-    for event in found:
-        yield json.loads(event.removeprefix(b"data: "))
-
-
-def counted(data: bytes) -> tuple[int, int]:
-    """(tokens by the usage, events that carried text) of one stream."""
-    tokens = chunks = 0
-    for event in events(data):
-        if event.get("usage"):
-            tokens += event["usage"]["completion_tokens"]
-        chunks += any(choice["delta"].get("content") for choice in event["choices"])
-    return tokens, chunks
-
-
 def threads_cpu_s(server: Server) -> dict[int, float]:
     """User and system time so far of each thread of a process, by id."""
     found = {}
@@ -221,27 +149,6 @@ def threads_cpu_s(server: Server) -> dict[int, float]:
         fields = (task / "stat").read_text().rpartition(")")[2].split()
         found[int(task.name)] = (int(fields[11]) + int(fields[12])) * TICK_S
     return found
-
-
-async def load(port: int, streams: int, tokens: int, first: int) -> tuple[list[bytes], float]:
-    """Runs the streams together; what each received, and how long all of them took in seconds."""
-    loop = asyncio.get_running_loop()
-    pool, ends = [], []
-    for number in range(first, first + streams):
-        end: asyncio.Future[None] = loop.create_future()
-        request = request_of(number, tokens)
-        _, stream = await loop.create_connection(lambda r=request, e=end: Stream(r, e), "127.0.0.1", port)  # type: ignore[misc]
-        pool.append(stream)
-        ends.append(end)
-    began_s = time.perf_counter()
-    for stream in pool:
-        stream.begin()
-    async with asyncio.timeout(PATIENCE_S):
-        await asyncio.gather(*ends)
-    took_s = time.perf_counter() - began_s
-    for stream in pool:
-        stream.close()
-    return [b"".join(stream.parts) for stream in pool], took_s
 
 
 def serving(step_ms: float, streams: int, tokens: int, core: int) -> Served:
@@ -336,7 +243,7 @@ def rows_of(steps: Sequence[Stepped], servers: Sequence[Served]) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench.host", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="bench.engine --null-ops", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each kind (default {STEPS})")
     parser.add_argument("--streams", type=int, default=RUNNING, help=f"streams at once (default {RUNNING})")

@@ -8,21 +8,9 @@ import os
 import pytest
 
 from bench import host
-from bench.host import (
-    NOTE,
-    Served,
-    Stepped,
-    counted,
-    events,
-    percentile,
-    prompt,
-    request_of,
-    rows_of,
-    serving,
-    step_time,
-    told,
-)
+from bench.host import NOTE, Served, Stepped, percentile, prompt, rows_of, serving, step_time, told
 from bench.null import null_engine
+from bench.streams import counted, events, request_of
 from local_engine.engine import Engine
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.sampling import SamplingParams
