@@ -77,7 +77,7 @@ def touched(experts, slot, BE: tl.constexpr):
 
 @triton.jit
 def members(experts, shares, expert):
-    """Which rows [BT] chose an expert, its place among each row's own, and its shares. Nobody chose nobody."""
+    """Which rows [BT] chose an expert, its place among each row's own, its shares. Nobody chose nobody."""
     mine = (experts == expert) & (expert != NOBODY)
     place = tl.sum((experts < expert).to(tl.int32), 1)
     return tl.sum(mine.to(tl.int32), 1) > 0, place, tl.sum(tl.where(mine, shares, 0.0), 1)

@@ -26,7 +26,7 @@ ROUTE = (Config(1 << 30, {"BM": 16, "BK": 64}, warps=4, stages=3),)
 
 
 class Scored(NamedTuple):
-    """Normed rows t [T, H] in `place` order, the router's logits f32 [T, E], and how many experts a row has."""
+    """Normed rows t [T, H] in `place` order, the router's logits f32 [T, E], how many experts a row has."""
 
     t: torch.Tensor
     logits: torch.Tensor
@@ -77,7 +77,7 @@ def route_rows(
     E: tl.constexpr, H: tl.constexpr, TOP: tl.constexpr, EPS: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, COMPUTE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """A program takes BM rows: norm, logits, choice. Writes t [T, H], ids i32 [T, TOP], shares f32 [T, TOP]."""
+    """A program takes BM rows: norm, logits, choice. Writes t, ids i32 [T, TOP] and shares f32 [T, TOP]."""
     BE: tl.constexpr = triton.next_power_of_2(E) if E > 16 else 16
     expert = tl.arange(0, BE)
     row = tl.program_id(0) * BM + tl.arange(0, BM)

@@ -49,9 +49,8 @@ def test_every_byte_under_every_scale_is_decoded_exactly() -> None:
 def test_the_packed_body_puts_the_same_values_of_every_byte_in_the_order_of_the_bytes() -> None:
     draw = torch.Generator().manual_seed(0)
     packed = torch.stack([torch.randperm(256, generator=draw) for _ in range(4)], 1).to(torch.uint8)
-    values = mxfp4.decode(
-        packed.flatten().view(-1, 16), torch.full((64,), 127, dtype=torch.uint8), torch.float32
-    )
+    ones = torch.full((64,), 127, dtype=torch.uint8)
+    values = mxfp4.decode(packed.flatten().view(-1, 16), ones, torch.float32)
     low, high = values.view(256, 4, 2).unbind(-1)
 
     found = run(PACKED.value, packed.numpy().view(np.uint32)[:, 0])

@@ -1,4 +1,4 @@
-"""Router and experts give what plain torch gives, at every number of rows and at sizes that nothing divides."""
+"""Router and experts give what plain torch gives, at every number of rows and sizes that nothing divides."""
 
 from __future__ import annotations
 
