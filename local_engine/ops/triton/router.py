@@ -20,9 +20,9 @@ SCORED_ROWS = 16
 """Up to this many rows are only scored, each expert by a program of its own; more share programs, which then
 have all scores of their rows and choose. One program alone takes several times as long to read the router."""
 
-SCORE = (Config(SCORED_ROWS, {"BE": 2}, warps=4),)
+SCORE = (Config(SCORED_ROWS, {"BE": 1}, warps=8),)
 
-ROUTE = (Config(1 << 30, {"BM": 16, "BK": 64}, warps=4, stages=3),)
+ROUTE = (Config(1 << 30, {"BM": 16, "BK": 128}, warps=8, stages=3),)
 
 
 class Scored(NamedTuple):
