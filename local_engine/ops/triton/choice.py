@@ -19,9 +19,9 @@ def picked(scores, inside, TOP: tl.constexpr, BE: tl.constexpr, COMPUTE: tl.cons
     """The TOP experts of each row by its scores f32 [BT, BE], -inf where not `inside`: ids i32 [BT, BE] and
     shares f32 [BT, BE].
 
-    Column e is expert e, or nobody with a share of 0. Of equal scores the lowest id wins; what is not a number
-    is never chosen, so that a row of those goes to nobody. Shares are the softmax over the chosen, rounded to
-    COMPUTE like the reference's.
+    Column e is expert e, or nobody with a share of 0. Of equal scores the lowest id wins; NaN is never
+    chosen, so that a row of those goes to nobody. Shares are the softmax over the chosen, rounded to COMPUTE
+    like the reference's.
     """
     expert = tl.arange(0, BE)
     left = scores

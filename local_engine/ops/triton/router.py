@@ -130,8 +130,7 @@ def route(x: torch.Tensor, layer: Layer, top: int) -> Sent:
     if rows <= SCORED_ROWS:
         config = chosen(SCORE, rows)
         logits = torch.empty(rows, count, dtype=torch.float32, device=x.device)
-        grid = (triton.cdiv(count, config.sizes["BE"]), rows)
-        score[grid](*given, logits, **sizes, **modes(x, config))
+        score[triton.cdiv(count, config.sizes["BE"]), rows](*given, logits, **sizes, **modes(x, config))
         return Scored(t, logits, top)
     config = chosen(ROUTE, rows)
     ids = torch.empty(rows, top, dtype=torch.int32, device=x.device)
