@@ -19,16 +19,19 @@ def picked(scores, inside, TOP: tl.constexpr, BE: tl.constexpr, COMPUTE: tl.cons
     """The TOP experts of each row by its scores f32 [BT, BE], -inf where not `inside`: ids i32 [BT, BE] and
     shares f32 [BT, BE].
 
-    Column e is expert e, or nobody with a share of 0. Of equal scores the lowest id wins. Shares are the
-    softmax over the chosen, rounded to COMPUTE like the reference's.
+    Column e is expert e, or nobody with a share of 0. Of equal scores the lowest id wins; NaN is never
+    chosen, so that a row of those goes to nobody. Shares are the softmax over the chosen, rounded to COMPUTE
+    like the reference's.
     """
     expert = tl.arange(0, BE)
     left = scores
+    chosen = inside & (expert < 0)[None, :]
     for _ in tl.static_range(TOP):
         best = tl.max(left, 1)
         first = tl.min(tl.where(left == best[:, None], expert[None, :], BE), 1)
-        left = tl.where(expert[None, :] == first[:, None], float("-inf"), left)
-    chosen = inside & (left != scores)
+        mine = expert[None, :] == first[:, None]
+        chosen = chosen | (inside & mine)
+        left = tl.where(mine, float("-inf"), left)
     highest = tl.max(tl.where(chosen, scores, -1e38), 1)
     weight = tl.exp(tl.where(chosen, scores, float("-inf")) - highest[:, None])
     total = tl.sum(weight, 1)
@@ -67,21 +70,17 @@ def choice(
 
 @triton.jit
 def touched(experts, slot, BE: tl.constexpr):
-    """The experts that stand at places `slot` i32 [Q] among those of `experts` [BT, BE], ascending: i32 [Q],
-    nobody behind the last. Only for choices with a column for every expert."""
+    """The expert at place `slot` among those of `experts` [BT, BE], ascending, and how many those are. Nobody
+    is behind the last. Only for choices with a column for every expert."""
     expert = tl.arange(0, BE)
     used = (tl.min(experts, 0) != NOBODY).to(tl.int32)
-    rank = tl.cumsum(used, 0) - 1
-    found = (used > 0)[None, :] & (rank[None, :] == slot[:, None])
-    return tl.min(tl.where(found, expert[None, :], NOBODY), 1)
+    found = (used > 0) & (tl.cumsum(used, 0) - 1 == slot)
+    return tl.min(tl.where(found, expert, NOBODY), 0), tl.sum(used, 0)
 
 
 @triton.jit
 def members(experts, shares, expert):
-    """Of each expert [Q]: which rows [Q, BT] chose it, its place among each row's own, and its shares."""
-    mine = (experts[None, :, :] == expert[:, None, None]) & (expert != NOBODY)[:, None, None]
-    before = experts[None, :, :] < expert[:, None, None]
-    chose = tl.sum(mine.to(tl.int32), 2)
-    place = tl.sum(before.to(tl.int32), 2)
-    share = tl.sum(tl.where(mine, shares[None, :, :], 0.0), 2)
-    return chose > 0, place, share
+    """Which rows [BT] chose an expert, its place among each row's own, its shares. Nobody chose nobody."""
+    mine = (experts == expert) & (expert != NOBODY)
+    place = tl.sum((experts < expert).to(tl.int32), 1)
+    return tl.sum(mine.to(tl.int32), 1) > 0, place, tl.sum(tl.where(mine, shares, 0.0), 1)
