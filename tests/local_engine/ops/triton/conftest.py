@@ -13,6 +13,4 @@ def interpreter() -> None:
 
     # A function of triton's own library: it is what it became when triton was imported.
     if isinstance(tl.cdiv, JITFunction):
-        pytest.fail(
-            "triton was imported without TRITON_INTERPRET=1: run these tests in a process of their own"
-        )
+        pytest.fail("triton was imported without TRITON_INTERPRET=1: run these tests in their own process")

@@ -1,0 +1,87 @@
+"""Which experts a row goes to, as kernels work it out.
+
+Up to a few rows the router only scores, and each kernel that needs the choice makes it for itself: a choice
+among all experts needs all scores, and no program may wait for another of its launch. Ids are in ascending
+order, so that a row's experts are summed in an order that nothing else decides.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+NOBODY: tl.constexpr = tl.constexpr(1 << 30)
+"""An id that no expert has."""
+
+
+@triton.jit
+def picked(scores, inside, TOP: tl.constexpr, BE: tl.constexpr, COMPUTE: tl.constexpr):
+    """The TOP experts of each row by its scores f32 [BT, BE], -inf where not `inside`: ids i32 [BT, BE] and
+    shares f32 [BT, BE].
+
+    Column e is expert e, or nobody with a share of 0. Of equal scores the lowest id wins. Shares are the
+    softmax over the chosen, rounded to COMPUTE like the reference's.
+    """
+    expert = tl.arange(0, BE)
+    left = scores
+    for _ in tl.static_range(TOP):
+        best = tl.max(left, 1)
+        first = tl.min(tl.where(left == best[:, None], expert[None, :], BE), 1)
+        left = tl.where(expert[None, :] == first[:, None], float("-inf"), left)
+    chosen = inside & (left != scores)
+    highest = tl.max(tl.where(chosen, scores, -1e38), 1)
+    weight = tl.exp(tl.where(chosen, scores, float("-inf")) - highest[:, None])
+    total = tl.sum(weight, 1)
+    shares = weight / tl.where(total > 0, total, 1.0)[:, None]
+    return tl.where(chosen, expert[None, :], NOBODY), shares.to(COMPUTE).to(tl.float32)
+
+
+@triton.jit
+def choice(
+    logits,
+    ids,
+    shares,
+    row,
+    T,
+    E: tl.constexpr,
+    TOP: tl.constexpr,
+    BE: tl.constexpr,
+    SCORED: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """Rows' experts and shares, [BT, BE] as `picked` has them, or [BT, TOP or a little more] as stored."""
+    if SCORED:
+        expert = tl.arange(0, BE)
+        inside = (row < T)[:, None] & (expert < E)[None, :]
+        scores = tl.load(logits + row[:, None] * E + expert[None, :], mask=inside, other=float("-inf"))
+        experts, weights = picked(scores, inside, TOP, BE, COMPUTE)
+    else:
+        WIDE: tl.constexpr = triton.next_power_of_2(TOP)
+        n = tl.arange(0, WIDE)
+        inside = (row < T)[:, None] & (n < TOP)[None, :]
+        at = row[:, None] * TOP + n[None, :]
+        experts = tl.load(ids + at, mask=inside, other=NOBODY)
+        weights = tl.load(shares + at, mask=inside, other=0.0)
+    return experts, weights
+
+
+@triton.jit
+def touched(experts, slot, BE: tl.constexpr):
+    """The experts that stand at places `slot` i32 [Q] among those of `experts` [BT, BE], ascending: i32 [Q],
+    nobody behind the last. Only for choices with a column for every expert."""
+    expert = tl.arange(0, BE)
+    used = (tl.min(experts, 0) != NOBODY).to(tl.int32)
+    rank = tl.cumsum(used, 0) - 1
+    found = (used > 0)[None, :] & (rank[None, :] == slot[:, None])
+    return tl.min(tl.where(found, expert[None, :], NOBODY), 1)
+
+
+@triton.jit
+def members(experts, shares, expert):
+    """Of each expert [Q]: which rows [Q, BT] chose it, its place among each row's own, and its shares."""
+    mine = (experts[None, :, :] == expert[:, None, None]) & (expert != NOBODY)[:, None, None]
+    before = experts[None, :, :] < expert[:, None, None]
+    chose = tl.sum(mine.to(tl.int32), 2)
+    place = tl.sum(before.to(tl.int32), 2)
+    share = tl.sum(tl.where(mine, shares[None, :, :], 0.0), 2)
+    return chose > 0, place, share
