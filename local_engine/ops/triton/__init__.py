@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from local_engine.ops import Ops
+from local_engine.ops.triton import attention, experts, head, out, qkv, router
+from local_engine.sampling import draw
 
-from local_engine.ops import ref
-from local_engine.ops.triton import attention, head, out, qkv
-
-OPS = replace(ref.OPS, qkv=qkv.qkv, attend=attention.attend, out=out.out, head=head.head)
+OPS = Ops(
+    qkv=qkv.qkv,
+    attend=attention.attend,
+    out=out.out,
+    route=router.route,
+    experts=experts.experts,
+    head=head.head,
+    sample=draw,
+)

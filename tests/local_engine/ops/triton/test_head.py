@@ -18,7 +18,7 @@ def model() -> Model:
     return model_of("uneven")
 
 
-@pytest.mark.parametrize("rows", (0, *ROWS))
+@pytest.mark.parametrize("rows", [0, *ROWS])
 def test_logits_are_the_references_for_any_choice_of_rows(model: Model, rows: int) -> None:
     x = random(150, model.config.hidden_size) * 2
     wanted = torch.randint(0, 150, (rows,), generator=torch.Generator().manual_seed(rows))
