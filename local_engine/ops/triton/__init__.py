@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from local_engine.ops import Ops
-from local_engine.ops.triton import attention, experts, head, out, qkv, router
-from local_engine.sampling import draw
+from local_engine.ops.triton import attention, experts, head, out, qkv, router, sample
 
 OPS = Ops(
     qkv=qkv.qkv,
@@ -13,5 +12,5 @@ OPS = Ops(
     route=router.route,
     experts=experts.experts,
     head=head.head,
-    sample=draw,
+    sample=sample.sample,
 )
