@@ -151,4 +151,4 @@ def shares_of(logits, token, mask, highest, warmth, vocabulary, MASKED: tl.const
     factor = tl.div_rn(1.0, tl.maximum(warmth, COLDEST)) * LOG2_E
     gap = (highest - allowed(raw, token, mask, vocabulary, MASKED)) * factor
     # Gaps of an unusable row are NaN; nothing is drawn from it.
-    return tl.where(gap >= 0, tl.exp2(-gap) * UNIT, 0.0).to(tl.int64)
+    return tl.where(gap >= 0, tl.exp2(-tl.maximum(gap, 0.0)) * UNIT, 0.0).to(tl.int64)
