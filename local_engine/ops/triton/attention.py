@@ -70,13 +70,11 @@ def attend(
     if prompts:
         tiling = chosen(PROMPT, rows)
         tiles = triton.cdiv(rows, tiling.sizes["ROWS"])
-        prompt_rows[(kv_heads, tiles)](
-            *given, rows, group.tables.stride(0), **shape, **tiling.options, **modes(q)
-        )
+        prompt_rows[(kv_heads, tiles)](*given, rows, group.tables.stride(0), **shape, **modes(q, tiling))
     if not prompts or any(run.rows == 1 for run in batch.runs):
-        options = {**config.options, "PARTS": parts}
+        options = {**modes(q, config), "PARTS": parts}
         single_rows[(kv_heads, rows, parts)](
-            *given, weights, rows, group.tables.stride(0), **shape, ALONE=prompts, **options, **modes(q)
+            *given, weights, rows, group.tables.stride(0), **shape, ALONE=prompts, **options
         )
     return Heard(values, weights)
 

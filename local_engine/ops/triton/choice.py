@@ -67,21 +67,17 @@ def choice(
 
 @triton.jit
 def touched(experts, slot, BE: tl.constexpr):
-    """The experts that stand at places `slot` i32 [Q] among those of `experts` [BT, BE], ascending: i32 [Q],
-    nobody behind the last. Only for choices with a column for every expert."""
+    """The expert at place `slot` among those of `experts` [BT, BE], ascending, and how many those are. Nobody
+    is behind the last. Only for choices with a column for every expert."""
     expert = tl.arange(0, BE)
     used = (tl.min(experts, 0) != NOBODY).to(tl.int32)
-    rank = tl.cumsum(used, 0) - 1
-    found = (used > 0)[None, :] & (rank[None, :] == slot[:, None])
-    return tl.min(tl.where(found, expert[None, :], NOBODY), 1)
+    found = (used > 0) & (tl.cumsum(used, 0) - 1 == slot)
+    return tl.min(tl.where(found, expert, NOBODY), 0), tl.sum(used, 0)
 
 
 @triton.jit
 def members(experts, shares, expert):
-    """Of each expert [Q]: which rows [Q, BT] chose it, its place among each row's own, and its shares."""
-    mine = (experts[None, :, :] == expert[:, None, None]) & (expert != NOBODY)[:, None, None]
-    before = experts[None, :, :] < expert[:, None, None]
-    chose = tl.sum(mine.to(tl.int32), 2)
-    place = tl.sum(before.to(tl.int32), 2)
-    share = tl.sum(tl.where(mine, shares[None, :, :], 0.0), 2)
-    return chose > 0, place, share
+    """Which rows [BT] chose an expert, its place among each row's own, and its shares. Nobody chose nobody."""
+    mine = (experts == expert) & (expert != NOBODY)
+    place = tl.sum((experts < expert).to(tl.int32), 1)
+    return tl.sum(mine.to(tl.int32), 1) > 0, place, tl.sum(tl.where(mine, shares, 0.0), 1)

@@ -20,12 +20,13 @@ SHIFTED: tl.constexpr = tl.constexpr(2.0**126)
 
 PACKED = tl.constexpr("""
 {
-.reg .b32 upper, code;
-shr.u32 upper, $4, 8;
-and.b32 code, $4, 0x000F000F;
+.reg .b32 bytes, upper, code;
+prmt.b32 bytes, $4, 0, 0x3120;
+shr.u32 upper, bytes, 8;
+and.b32 code, bytes, 0x000F000F;
 mul.lo.u32 code, code, 0x1040;
 and.b32 $0, code, 0x81C081C0;
-and.b32 code, $4, 0x00F000F0;
+and.b32 code, bytes, 0x00F000F0;
 mul.lo.u32 code, code, 0x0104;
 and.b32 $2, code, 0x81C081C0;
 and.b32 code, upper, 0x000F000F;
@@ -36,17 +37,19 @@ mul.lo.u32 code, code, 0x0104;
 and.b32 $3, code, 0x81C081C0;
 }
 """)
-"""Four bytes to eight bf16, two at a time: bytes 0 and 2 share a register, and so do 1 and 3. Each code is
-written twice by one product, its sign where bit 15 is and its magnitude where bits 6 to 8 are; a mask drops
-the rest. The products run on another pipe than the masks, which are what there is most of."""
+"""Four bytes to eight bf16: $0 and $1 hold the low nibbles of bytes 0, 1 and 2, 3, and $2 and $3 the high ones.
+
+Bytes 1 and 2 change places first, so that those of one register are 16 bits apart. A code is written twice by
+one product, its sign where bit 15 is and its magnitude where bits 6 to 8 are, and a mask drops the rest. The
+products run on another pipe than the masks, which are what there is most of. Byte n's values are element n of
+the results whatever four bytes a thread holds: a layout may put two rows into one register."""
 
 
 @triton.jit
 def decode_mxfp4(packed, COMPUTE: tl.constexpr, PACKED_BODY: tl.constexpr):
     """u8 bytes [..., J] to their E2M1 values in COMPUTE: (even columns [..., J], odd columns [..., J]).
 
-    The values of every four bytes come in the order 0, 2, 1, 3: see `place` for who has to know. J is a
-    multiple of 4. PACKED_BODY takes bf16 only; the other body is for the interpreter and for fp32.
+    PACKED_BODY takes bf16 only; the other body is for the interpreter and for fp32.
     """
     if PACKED_BODY:
         even, odd = tl.inline_asm_elementwise(
@@ -55,8 +58,7 @@ def decode_mxfp4(packed, COMPUTE: tl.constexpr, PACKED_BODY: tl.constexpr):
         factor = tl.full([1], SHIFTED, tl.bfloat16)
         even, odd = even * factor, odd * factor
     else:
-        fours = tl.reshape(packed, [packed.numel // 4, 2, 2])
-        byte = tl.reshape(tl.trans(fours, 0, 2, 1), packed.shape).to(tl.uint32)
+        byte = packed.to(tl.uint32)
         even = _widened(byte).to(COMPUTE)
         odd = _widened(byte >> 4).to(COMPUTE)
     return even, odd
@@ -80,24 +82,19 @@ def scale_factor(scale, COMPUTE: tl.constexpr):
 
 @triton.jit
 def place(column, COLUMNS: tl.constexpr):
-    """Where an operand's row of COLUMNS values keeps `column`, so that it meets the weights as decoded.
-
-    Even columns fill the first half of a row and odd ones the second, in the order of `decode_mxfp4`.
-    """
-    byte = column // 2
-    turned = (byte & ~3) | ((byte & 1) << 1) | ((byte >> 1) & 1)
-    return (column % 2) * (COLUMNS // 2) + turned
+    """Where an operand's row of COLUMNS values keeps `column`, so that it meets the weights as decoded: even
+    columns fill the first half of a row, odd ones the second."""
+    return (column % 2) * (COLUMNS // 2) + column // 2
 
 
 @triton.jit
 def decode_all(packed, scales, values, COMPUTE: tl.constexpr, PACKED_BODY: tl.constexpr):
-    """Program s decodes 256 bytes under scale s of 256: values f32 [256, 512], columns in their own order."""
+    """Program s decodes 256 bytes under scale s of 256: values f32 [256, 512]."""
     scale = tl.program_id(0)
     byte = tl.arange(0, 256)
     even, odd = decode_mxfp4(tl.load(packed + byte), COMPUTE, PACKED_BODY)
     factor = scale_factor(tl.load(scales + scale + tl.zeros([256], tl.int32)), COMPUTE)
-    turned = (byte & ~3) | ((byte & 1) << 1) | ((byte >> 1) & 1)
-    at = values + scale * 512 + 2 * turned
+    at = values + scale * 512 + 2 * byte
     tl.store(at, (even * factor).to(tl.float32))
     tl.store(at + 1, (odd * factor).to(tl.float32))
 

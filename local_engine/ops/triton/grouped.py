@@ -154,7 +154,8 @@ def tiles(ids: torch.Tensor, experts: int, size: int) -> tuple[torch.Tensor, tor
     at = first[:, None] + torch.arange(size, device=device)
     live = there[:, None] & (at < starts.index_select(0, expert + 1)[:, None])
     found = order.index_select(0, at.clamp_(max=pairs - 1).flatten()).view(at.shape)
-    return expert.masked_fill(~there, -1).int(), found.masked_fill_(~live, -1).int()
+    nobody = ids.new_full((), -1)
+    return torch.where(there, expert, nobody).int(), torch.where(live, found, nobody).int()
 
 
 def grouped_experts(sent: Chosen, layer: Layer, limit: float, x: torch.Tensor) -> torch.Tensor:
@@ -163,7 +164,7 @@ def grouped_experts(sent: Chosen, layer: Layer, limit: float, x: torch.Tensor) -
     (count, wide, groups, _), inner = layer.mlp1.blocks.shape, layer.mlp2.blocks.shape[2]
     config = chosen(GROUPED, rows)
     expert, pairs = tiles(sent.ids, count, config.sizes["BN"])
-    told = {**modes(x, weights=True), **config.options}
+    told = modes(x, config, weights=True)
     a = x.new_empty((rows * top, wide // 2))
     grouped_up[triton.cdiv(wide, config.sizes["R"]), expert.shape[0]](
         sent.t, expert, pairs, layer.mlp1.blocks, layer.mlp1.scales, layer.mlp1.bias, a,
@@ -177,6 +178,6 @@ def grouped_experts(sent: Chosen, layer: Layer, limit: float, x: torch.Tensor) -
     out = torch.empty_like(x)
     config = chosen(SUM, rows)
     weighted[rows, triton.cdiv(hidden, config.sizes["BH"])](
-        o, sent.shares, x, out, ROWS=hidden, TOP=top, **modes(x), **config.options
+        o, sent.shares, x, out, ROWS=hidden, TOP=top, **modes(x, config)
     )
     return out

@@ -48,8 +48,7 @@ def head(x: torch.Tensor, model: Model, rows: torch.Tensor) -> torch.Tensor:
         count,
         vocabulary,
         WIDTH=width,
-        **config.options,
-        **modes(x),
+        **modes(x, config),
     )
     return logits
 

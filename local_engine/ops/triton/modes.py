@@ -1,4 +1,4 @@
-"""What every kernel is told of where and in what it computes."""
+"""What every launch is told: sizes, where and in what it computes, and how it follows the one before."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from local_engine.errors import SetupError
+from local_engine.ops.triton.configs import Config
 
 
-def modes(x: torch.Tensor, *, weights: bool = False) -> dict[str, Any]:
+def modes(x: torch.Tensor, config: Config, *, weights: bool = False) -> dict[str, Any]:
     """Constexprs and options of a launch on x's device in x's dtype; `weights` for a kernel that decodes.
 
-    A host's tensors mean the interpreter: no launch that overlaps the one before, no packed body. Raises
-    `SetupError` for a dtype without kernels.
+    A host's tensors mean the interpreter: no launch that overlaps the one before, no packed body. fp32 is there
+    to be compared with; its tiles are twice as large, so that none is copied ahead and no register is spared.
     """
-    compute = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}.get(x.dtype)
-    if compute is None:
-        raise SetupError(f"the GPU's kernels compute in fp32 or bf16, not in {x.dtype}: use `--dtype bf16`")
-    told: dict[str, Any] = {"COMPUTE": compute, "PDL": x.is_cuda}
+    whole = x.dtype == torch.float32
+    told = {"COMPUTE": tl.float32 if whole else tl.bfloat16, "PDL": x.is_cuda, **config.options}
     if weights:
-        told["PACKED_BODY"] = x.is_cuda and x.dtype == torch.bfloat16
+        told["PACKED_BODY"] = x.is_cuda and not whole
+    if whole:
+        told |= {"num_stages": 1, "maxnreg": None}
     return {**told, "launch_pdl": True} if x.is_cuda else told

@@ -50,8 +50,7 @@ def out(heard: Heard, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         DIM_PADDED=max(16, triton.next_power_of_2(dim)),
         PARTS=parts,
         **padded,
-        **config.options,
-        **modes(x),
+        **modes(x, config),
     )
     return y
 

@@ -62,8 +62,7 @@ def qkv(
         HEADS=heads,
         KV_HEADS=kv_heads,
         DIM=dim,
-        **config.options,
-        **modes(x),
+        **modes(x, config),
     )
     return q
 

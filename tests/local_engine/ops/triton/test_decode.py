@@ -1,12 +1,38 @@
-"""Every byte under every scale is what the engine's own decoder says, to the bit."""
+"""Every byte under every scale is what the engine's own decoder says, to the bit, by either body."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from local_engine import mxfp4
-from local_engine.ops.triton.decode import every_value
+from local_engine.ops.triton.decode import PACKED, SHIFTED, every_value
+
+
+def permuted(word: np.ndarray, selectors: int) -> np.ndarray:
+    """PTX's `prmt` of a register and zero, for selectors below 4."""
+    chosen = [(selectors >> 4 * n) & 7 for n in range(4)]
+    return (
+        np.stack([word.view(np.uint8).reshape(-1, 4)[:, n] for n in chosen], 1).copy().view(np.uint32)[:, 0]
+    )
+
+
+def run(assembly: str, words: np.ndarray) -> list[np.ndarray]:
+    """What the instructions of the packed body leave in $0 to $3, with $4 = words u32."""
+    registers = {"$4": words}
+    for line in assembly.replace(";", "").splitlines():
+        name, *operands = line.replace(",", " ").split() or ["}"]
+        if name in "{}" or name.startswith(".reg"):
+            continue
+        to, source, last = operands[0], registers[operands[1]], int(operands[-1], 0)
+        registers[to] = {
+            "prmt.b32": lambda a, b: permuted(a, b),
+            "shr.u32": lambda a, b: a >> np.uint32(b),
+            "and.b32": lambda a, b: a & np.uint32(b),
+            "mul.lo.u32": lambda a, b: (a.astype(np.uint64) * b).astype(np.uint32),
+        }[name](source, last)
+    return [registers[f"${n}"] for n in range(4)]
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in multiply:RuntimeWarning")  # 6 x 2^127, and 0 x inf
@@ -18,3 +44,19 @@ def test_every_byte_under_every_scale_is_decoded_exactly() -> None:
     found = every_value("cpu", torch.float32)
 
     assert torch.equal(found.view(torch.int32), mxfp4.decode(blocks, scales, torch.float32).view(torch.int32))
+
+
+def test_the_packed_body_puts_the_same_values_of_every_byte_in_the_order_of_the_bytes() -> None:
+    draw = torch.Generator().manual_seed(0)
+    packed = torch.stack([torch.randperm(256, generator=draw) for _ in range(4)], 1).to(torch.uint8)
+    values = mxfp4.decode(
+        packed.flatten().view(-1, 16), torch.full((64,), 127, dtype=torch.uint8), torch.float32
+    )
+    low, high = values.view(256, 4, 2).unbind(-1)
+
+    found = run(PACKED.value, packed.numpy().view(np.uint32)[:, 0])
+
+    halves = [torch.from_numpy(word.view(np.int16).copy()).view(256, 2) for word in found]
+    scaled = [half.view(torch.bfloat16).float() * SHIFTED.value for half in halves]
+    assert torch.equal(torch.cat(scaled[:2], 1), low)
+    assert torch.equal(torch.cat(scaled[2:], 1), high)

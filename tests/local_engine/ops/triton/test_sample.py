@@ -114,4 +114,3 @@ def test_every_other_stage_is_run_where_it_is_asked_for(stage: dict[str, object]
 
     assert found.tokens.tolist() == wanted.tokens.tolist()
     assert (found.top_ids is None) == (d.logprobs is None)
-
