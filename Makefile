@@ -6,11 +6,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --json
+GPU_ARGS ?=
 
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check bench format lock notices clean venv-run venv-dev
+.PHONY: help run demo test check bench gpu format lock notices clean venv-run venv-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,10 @@ check: venv-dev ## linter, formatter, types, and the rules of the tree
 
 bench: venv-dev ## what the gateway costs beside a bare forwarder, as JSON
 	@exec $(BIN)/python -m bench.gateway $(BENCH_ARGS)
+
+# No environment: on a machine with a GPU its torch is taken as it is.
+gpu: ## the engine on an NVIDIA GPU, checked and measured, by the `python3` that is there
+	@exec $(PYTHON) -m bench.gpu $(GPU_ARGS)
 
 format: venv-dev ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .

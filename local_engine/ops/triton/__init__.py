@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from local_engine.ops import Ops, ref
-from local_engine.ops.triton import attention, experts, head, out, qkv, router
+from local_engine.ops import Ops
+from local_engine.ops.triton import attention, experts, head, out, qkv, router, sample
 
 OPS = Ops(
     qkv=qkv.qkv,
@@ -12,5 +12,5 @@ OPS = Ops(
     route=router.route,
     experts=experts.experts,
     head=head.head,
-    sample=ref.OPS.sample,
+    sample=sample.sample,
 )

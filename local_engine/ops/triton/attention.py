@@ -21,7 +21,8 @@ from local_engine.batch import Batch, Group, LayerKV
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.ops.triton.configs import Config, chosen
 from local_engine.ops.triton.heard import Heard
-from local_engine.ops.triton.linear import await_last, launch, release_next
+from local_engine.ops.triton.linear import await_last, release_next
+from local_engine.ops.triton.modes import modes
 
 BLOCK_SIZE: tl.constexpr = tl.constexpr(BLOCK_TOKENS)
 LOG2_E: tl.constexpr = tl.constexpr(1 / math.log(2))
@@ -69,13 +70,11 @@ def attend(
     if prompts:
         tiling = chosen(PROMPT, rows)
         tiles = triton.cdiv(rows, tiling.sizes["ROWS"])
-        prompt_rows[(kv_heads, tiles)](
-            *given, rows, group.tables.stride(0), **shape, **tiling.options, **launch(q)
-        )
+        prompt_rows[(kv_heads, tiles)](*given, rows, group.tables.stride(0), **shape, **modes(q, tiling))
     if not prompts or any(run.rows == 1 for run in batch.runs):
-        options = {**config.options, "PARTS": parts}
+        options = {**modes(q, config), "PARTS": parts}
         single_rows[(kv_heads, rows, parts)](
-            *given, weights, rows, group.tables.stride(0), **shape, ALONE=prompts, **options, **launch(q)
+            *given, weights, rows, group.tables.stride(0), **shape, ALONE=prompts, **options
         )
     return Heard(values, weights)
 

@@ -10,12 +10,12 @@ from local_engine.model import Model
 from local_engine.ops.triton.configs import Config, chosen
 from local_engine.ops.triton.linear import (
     await_last,
-    launch,
     normed_product,
     normed_tile,
     release_next,
     weights_of,
 )
+from local_engine.ops.triton.modes import modes
 
 FEW = (Config(7, {"ROWS": 4, "BLOCK": 1024}),)
 """Up to this many rows: without tensor cores."""
@@ -48,8 +48,7 @@ def head(x: torch.Tensor, model: Model, rows: torch.Tensor) -> torch.Tensor:
         count,
         vocabulary,
         WIDTH=width,
-        **config.options,
-        **launch(x),
+        **modes(x, config),
     )
     return logits
 

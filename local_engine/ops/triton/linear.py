@@ -10,26 +10,12 @@ rows are the M of `tl.dot`, and rows of the batch, of which there are at least 1
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 
-from local_engine.errors import SetupError
 from local_engine.reference import RMS_EPS
 
 EPS: tl.constexpr = tl.constexpr(RMS_EPS)
-COMPUTED = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
-
-
-def launch(x: torch.Tensor) -> dict[str, object]:
-    """Arguments of every launch on the device and in the dtype of `x`.
-
-    On a GPU a kernel starts while the one before it ends (programmatic dependent launch), and waits for it
-    where it first reads what that one wrote. Raises `SetupError` for a dtype without kernels.
-    """
-    if x.dtype not in COMPUTED:
-        raise SetupError(f"the GPU's kernels compute in fp32 or bf16, not in {x.dtype}: use `--dtype bf16`")
-    return {"COMPUTE": COMPUTED[x.dtype], "PDL": x.is_cuda, "launch_pdl": x.is_cuda}
 
 
 @triton.jit

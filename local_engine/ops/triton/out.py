@@ -9,7 +9,8 @@ import triton.language as tl
 from local_engine.model import Layer
 from local_engine.ops.triton.configs import Config, chosen
 from local_engine.ops.triton.heard import Heard, heard_of
-from local_engine.ops.triton.linear import await_last, launch, release_next
+from local_engine.ops.triton.linear import await_last, release_next
+from local_engine.ops.triton.modes import modes
 
 FEW = (Config(7, {"ROWS": 4}),)
 """Up to this many rows: without tensor cores."""
@@ -49,8 +50,7 @@ def out(heard: Heard, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         DIM_PADDED=max(16, triton.next_power_of_2(dim)),
         PARTS=parts,
         **padded,
-        **config.options,
-        **launch(x),
+        **modes(x, config),
     )
     return y
 

@@ -14,12 +14,12 @@ from local_engine.model import Layer, Rope
 from local_engine.ops.triton.configs import Config, chosen
 from local_engine.ops.triton.linear import (
     await_last,
-    launch,
     normed_product,
     normed_tile,
     release_next,
     weights_of,
 )
+from local_engine.ops.triton.modes import modes
 
 FEW = (Config(7, {"PAIRS": 2, "BLOCK": 1024}),)
 """Up to this many rows: without tensor cores."""
@@ -62,8 +62,7 @@ def qkv(
         HEADS=heads,
         KV_HEADS=kv_heads,
         DIM=dim,
-        **config.options,
-        **launch(x),
+        **modes(x, config),
     )
     return q
 

@@ -1,4 +1,4 @@
-"""Inputs of single operations: layers, pools and batches with random values, of sizes that nothing divides."""
+"""Inputs of single operations: layers, pools and batches with random values, of sizes nothing divides."""
 
 from __future__ import annotations
 

@@ -34,7 +34,20 @@ STEP_TOKENS = 2048
 MAX_RUNNING = 64
 
 # What makes memory or another view of it, and so costs no launch.
-FREE = ("prim::", "empty", "new_empty", "view", "slice", "select", "as_strided", "expand", "unsqueeze", "squeeze", "alias", "detach")
+FREE = (
+    "prim::",
+    "empty",
+    "new_empty",
+    "view",
+    "slice",
+    "select",
+    "as_strided",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "alias",
+    "detach",
+)
 
 
 class Place(MockTensor):  # type: ignore[misc]

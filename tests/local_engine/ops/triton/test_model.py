@@ -10,7 +10,8 @@ import torch
 from local_engine.checkpoint import Checkpoint
 from local_engine.model import KV, Model, forward
 from local_engine.ops import cpu
-from local_engine.ops.triton import OPS
+from local_engine.ops.triton import OPS, head, out, qkv
+from local_engine.ops.triton.configs import Config
 from tests.local_engine.batches import Tables, drawn_checkpoint, kv_for, load, logits_of
 from tests.local_engine.ops.test_ops import ODD, TWO_LAYERS, padded, prompt_of, reference_logits
 
@@ -18,6 +19,14 @@ ATOL = 1e-4
 
 SMALL = replace(ODD, num_hidden_layers=2, vocab_size=101, hidden_size=64, intermediate_size=96)
 """Two layers, one of each kind, with `ODD`'s heads, experts and window of 21."""
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Larger tiles than suit a GPU: the interpreter's time goes by programs."""
+    monkeypatch.setattr(qkv, "FEW", (Config(7, {"PAIRS": 64, "BLOCK": 64}),))
+    monkeypatch.setattr(out, "FEW", (Config(7, {"ROWS": 64}),))
+    monkeypatch.setattr(head, "FEW", (Config(7, {"ROWS": 128, "BLOCK": 64}),))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +76,7 @@ def after_prompts(model: Model, tables: Tables, prompts: list[list[int]]) -> KV:
     return kv
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 9, 16, 17, 32, 64], ids=lambda n: f"{n} rows")
+@pytest.mark.parametrize("rows", [1, 2, 7, 8, 16, 33, 64], ids=lambda n: f"{n} rows")
 def test_sequences_of_different_ages_decode_in_one_captured_step(
     odd: Checkpoint, model: Model, rows: int
 ) -> None:
