@@ -6,8 +6,8 @@
 // dimension, the odd lane the odd ones. Shares are powers of two relative to the largest score so far (Milakov and
 // Gimelshein, arXiv:1805.02867); the sink joins at the end.
 
-const int AT_ONCE = LANES == 16 ? 16 : 8; // independent sums, enough to hide an instruction's latency
-const float LOWEST = -3.0e38f;
+constexpr int AT_ONCE = LANES == 16 ? 16 : 8; // independent sums, enough to hide an instruction's latency
+constexpr float LOWEST = -3.0e38f;
 
 typedef uint64_t Twos __attribute__((vector_size(4 * LANES)));
 

@@ -8,8 +8,8 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 #define INLINE static inline __attribute__((always_inline))
@@ -36,15 +36,81 @@ static inline void put_float(bf16 *at, float value) {
 // Runs `body(first, last)` over 0 .. items - 1 in chunks, on `threads` threads: whoever is free takes the next.
 // Without OpenMP the pragma means nothing, and one thread takes all.
 template <class Body> static void shared(int threads, long items, long chunk, const Body &body) {
-  if (threads <= 1 || items <= chunk) {
-    body(0, items);
-    return;
-  }
   std::atomic<long> next{0};
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (threads > 1 && items > chunk)
   for (long at; (at = next.fetch_add(chunk)) < items;)
     body(at, at + chunk < items ? at + chunk : items);
 }
+
+constexpr long GROUP = 32; // values that share a scale
+
+// Products come in tiles of TILE rows of weights and STRIP rows of activations, which the cache holds beside each
+// other: a packed row is decoded once for a whole strip.
+constexpr long TILE = 32, STRIP = 96;
+
+// So many rows of activations do not pay for decoding packed weights: both are multiplied as signed bytes.
+constexpr long FEW = 8;
+
+// Bytes that weights are asked for ahead of their use: further than a processor looks by itself, which stops at
+// the end of a page.
+constexpr long AHEAD = 2048;
+
+// What a thread takes at a time of a dense matrix for few rows, and the rows of an expert.
+constexpr long CHUNK_BYTES = 256 << 10, EXPERT_ROWS = 96;
+
+enum Kind { FLOATS, PACKED, EIGHT_BITS };
+
+// Weights [rows, k]: floats of the activations' type; MXFP4, blocks [rows, groups, 16] and scales [rows, groups]
+// apart; or int8, each row 32 values a group and then a bf16 scale a group.
+struct Matrix {
+  int kind;
+  long k, row_bytes;
+  const uint8_t *values, *scales;
+  Matrix(int kind, long k, long float_bytes, const void *values, const void *scales)
+      : kind(kind), k(k), values((const uint8_t *)values), scales((const uint8_t *)scales) {
+    row_bytes = kind == FLOATS ? k * float_bytes : kind == PACKED ? 16 * groups() : (GROUP + 2) * groups();
+  }
+  long groups() const { return (k + GROUP - 1) / GROUP; }
+  // Of many matrices of `rows` rows one behind the other.
+  Matrix expert(long n, long rows) const {
+    Matrix one = *this;
+    one.values += n * rows * row_bytes;
+    one.scales += n * rows * groups();
+    return one;
+  }
+};
+
+// Rows of activations; `quantized` too where they are to be multiplied as bytes.
+struct Rows {
+  long count;
+  const void *const *x;
+  const void *const *quantized;
+};
+
+struct Linear {
+  Matrix weight;
+  Rows rows;
+  long n;
+  const void *bias, *add;
+  void *out;
+  bool wide; // the result stays fp32
+};
+
+// An expert and the pairs (row * top + place) that chose it: what goes in, and what comes out of the first half.
+struct Chosen {
+  long expert;
+  const long *pairs;
+  Rows in, out;
+};
+
+struct Experts {
+  long rows, top, hidden, inner, count;
+  float limit;
+  Matrix up, down;
+  const void *up_bias, *down_bias, *shares, *x;
+  void *act, *y;
+  const Chosen *chosen;
+};
 
 #include "paged.h"
 
@@ -64,8 +130,10 @@ template <class Body> static void shared(int threads, long items, long chunk, co
 namespace portable {
 #define LANES 4
 #include "kernels.h"
-#include "attention.h"
+#include "decode.h"
 #include "rows.h"
+#include "attention.h"
+#include "between.h"
 #undef LANES
 } // namespace portable
 
@@ -75,8 +143,10 @@ BEGIN("avx2,fma")
 namespace avx2 {
 #define LANES 8
 #include "kernels.h"
-#include "attention.h"
+#include "decode.h"
 #include "rows.h"
+#include "attention.h"
+#include "between.h"
 #undef LANES
 } // namespace avx2
 END
@@ -84,8 +154,10 @@ BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")
 namespace avx512 {
 #define LANES 16
 #include "kernels.h"
-#include "attention.h"
+#include "decode.h"
 #include "rows.h"
+#include "attention.h"
+#include "between.h"
 #undef LANES
 } // namespace avx512
 END
@@ -112,6 +184,147 @@ EXPORT int best_set() {
 #define CHOSEN(set, name) portable::name
 #endif
 
+// Memory for the length of a call, or of a thread.
+struct Buffer {
+  char *data = nullptr;
+  size_t size = 0;
+  Buffer() = default;
+  Buffer(const Buffer &) = delete;
+  ~Buffer() { free(data); }
+  // At least `wanted` bytes on a line of the cache; what was in there is lost.
+  char *room(size_t wanted) {
+    if (wanted > size) {
+      free(data);
+      size = (wanted + 63) / 64 * 64;
+      data = (char *)aligned_alloc(64, size);
+      if (!data)
+        abort();
+    }
+    return data;
+  }
+};
+
+static thread_local Buffer decoded, totals;
+
+// Addresses of `count` rows, `stride` bytes apart.
+static std::vector<const void *> addresses(const void *first, long count, long stride) {
+  std::vector<const void *> found(count);
+  for (long n = 0; n < count; n++)
+    found[n] = (const char *)first + n * stride;
+  return found;
+}
+
+// Rows of one chunk: about `wanted`, whole tiles, and so many chunks that threads end together.
+static long chunk_of(long rows, int threads, long wanted) {
+  long fair = rows / (8 * threads), chunk = wanted < fair ? wanted : fair;
+  return chunk < TILE ? TILE : chunk / TILE * TILE;
+}
+
+// Rows of k activations as signed bytes, in `buffer`; their addresses.
+template <class T>
+static std::vector<const void *> quantized(int set, int threads, int kind, long k,
+                                           const std::vector<const void *> &x, Buffer &buffer) {
+  long bytes = CHOSEN(set, quantized_bytes)(kind, k), count = x.size();
+  char *data = buffer.room(count * bytes);
+  memset(data, 0, count * bytes);
+  auto found = addresses(data, count, bytes);
+  auto kernel = CHOSEN(set, quantize_rows<T>);
+  shared(threads, count, 8, [&](long from, long to) { kernel(kind, k, x.data(), found.data(), from, to); });
+  return found;
+}
+
+template <class T>
+static void linear(int set, int threads, int kind, long rows, long n, long k, const void *x, const void *w,
+                   const void *bias, const void *add, void *out, bool wide) {
+  Buffer buffer;
+  Matrix weight(kind, k, sizeof(T), w, nullptr);
+  auto in = addresses(x, rows, k * sizeof(T));
+  std::vector<const void *> bytes;
+  if (kind != FLOATS && sizeof(T) == 2 && rows <= FEW)
+    bytes = quantized<T>(set, threads, kind, k, in, buffer);
+  Linear all{weight, {rows, in.data(), bytes.empty() ? nullptr : bytes.data()}, n, bias, add, out, wide};
+  auto kernel = CHOSEN(set, linear_rows<T>);
+  shared(threads, n, chunk_of(n, threads, rows > FEW ? TILE : CHUNK_BYTES / weight.row_bytes), [&](long from, long to) {
+    kernel(all, from, to, decoded.room(TILE * k * sizeof(T)));
+  });
+}
+
+// x [rows, k] times w [n, k] (`Kind`), plus bias [n] and add [rows, n] where they are given: out [rows, n], in fp32
+// if it is `wide`. `bits` is the width of the activations, 32 or 16.
+EXPORT void linear(int set, int threads, int bits, int kind, long rows, long n, long k, const void *x, const void *w,
+                   const void *bias, const void *add, void *out, int wide) {
+  (bits == 32 ? linear<float> : linear<bf16>)(set, threads, kind, rows, n, k, x, w, bias, add, out, wide);
+}
+
+template <class T>
+static void mixture(int set, int threads, long rows, long top, long experts, long hidden, long inner, float limit,
+                    const void *t, const int64_t *ids, const void *shares, const void *up, const void *up_scales,
+                    const void *up_bias, const void *down, const void *down_scales, const void *down_bias,
+                    const void *x, void *y) {
+  long pairs = rows * top;
+  std::vector<long> starts(experts + 1), order(pairs);
+  for (long pair = 0; pair < pairs; pair++)
+    starts[ids[pair] + 1]++;
+  for (long n = 0; n < experts; n++)
+    starts[n + 1] += starts[n];
+  std::vector<long> next(starts);
+  for (long pair = 0; pair < pairs; pair++)
+    order[next[ids[pair]]++] = pair;
+
+  Buffer act, t_buffer, act_buffer;
+  char *activated = act.room(pairs * inner * sizeof(T));
+  std::vector<const void *> in(pairs), out(pairs), in_bytes(pairs), out_bytes;
+  for (long n = 0; n < pairs; n++) {
+    in[n] = (const char *)t + order[n] / top * hidden * sizeof(T);
+    out[n] = activated + order[n] * inner * sizeof(T);
+  }
+  std::vector<Chosen> chosen;
+  auto few = [&](const std::vector<const void *> &bytes, long start, long count) {
+    return sizeof(T) == 2 && count <= FEW ? bytes.data() + start : nullptr;
+  };
+  if (sizeof(T) == 2) {
+    auto bytes = quantized<T>(set, threads, PACKED, hidden, addresses(t, rows, hidden * sizeof(T)), t_buffer);
+    for (long n = 0; n < pairs; n++)
+      in_bytes[n] = bytes[order[n] / top];
+  }
+  for (long n = 0; n < experts; n++)
+    if (long start = starts[n], count = starts[n + 1] - start; count)
+      chosen.push_back({n, &order[start], {count, &in[start], few(in_bytes, start, count)}, {count, &out[start], nullptr}});
+  Experts all{rows, top, hidden, inner, (long)chosen.size(), limit, Matrix(PACKED, hidden, 0, up, up_scales),
+              Matrix(PACKED, inner, 0, down, down_scales), up_bias, down_bias, shares, x, activated, y, chosen.data()};
+
+  long chunk = chunk_of(2 * inner, threads, EXPERT_ROWS), tiles = (2 * inner + chunk - 1) / chunk;
+  auto up_kernel = CHOSEN(set, up_rows<T>);
+  shared(threads, tiles * all.count, 1, [&](long first, long last) {
+    for (long item = first; item < last; item++) {
+      long from = item % tiles * chunk, to = from + chunk < 2 * inner ? from + chunk : 2 * inner;
+      up_kernel(all, chosen[item / tiles], from, to, decoded.room(TILE * hidden * sizeof(T)));
+    }
+  });
+
+  if (sizeof(T) == 2)
+    out_bytes = quantized<T>(set, threads, PACKED, inner, out, act_buffer);
+  for (auto &one : chosen)
+    one.out.quantized = few(out_bytes, one.pairs - order.data(), one.out.count);
+  auto down_kernel = CHOSEN(set, down_rows<T>);
+  shared(threads, hidden, chunk_of(hidden, threads, rows > FEW ? TILE : EXPERT_ROWS), [&](long from, long to) {
+    down_kernel(all, from, to, decoded.room(TILE * inner * sizeof(T)),
+                (float *)totals.room(rows * (to - from) * sizeof(float)));
+  });
+}
+
+// The mixture of experts: t [rows, hidden] through the `top` experts ids [rows, top] of each row, weighted with
+// shares [rows, top] and added to x: y [rows, hidden]. Weights are MXFP4: up [experts, 2 inner, hidden / 32, 16],
+// down [experts, hidden, inner / 32, 16], scales and biases beside. In 32 bits the weights are exact and so are the
+// activations; in 16 bits few rows of one expert are rounded to bytes.
+EXPORT void mixture(int set, int threads, int bits, long rows, long top, long experts, long hidden, long inner, float limit,
+                    const void *t, const int64_t *ids, const void *shares, const void *up, const void *up_scales,
+                    const void *up_bias, const void *down, const void *down_scales, const void *down_bias,
+                    const void *x, void *y) {
+  (bits == 32 ? mixture<float> : mixture<bf16>)(set, threads, rows, top, experts, hidden, inner, limit, t, ids, shares,
+                                                up, up_scales, up_bias, down, down_scales, down_bias, x, y);
+}
+
 // Norms: rows of `width` at x, each divided by its root mean square and multiplied by `scale` in fp32, and only
 // then rounded.
 EXPORT void norm_bf16(int set, int threads, long rows, long width, const bf16 *x, const float *scale, bf16 *out) {
@@ -130,75 +343,4 @@ EXPORT void norm_f32(int set, int threads, long rows, long width, const float *x
   });
 }
 
-// Attention: writes `heard`. dim is even; what the tables name of the pools holds finite numbers wherever a row sees.
-template <class T> static void attend(int set, int threads, const Paged &a) {
-  const Cut made = cut(a, threads);
-  const std::unique_ptr<float[]> kept(new float[made.kept * a.heads * (a.dim + 2)]);
-  auto kernel = CHOSEN(set, attend<T>);
-  auto room = CHOSEN(set, hearing_room);
-  shared(threads, made.parts.size(), 1, [&](long first, long last) {
-    for (long n = first; n < last; n++) {
-      const Part &part = made.parts[n];
-      const Tile &tile = made.tiles[part.tile];
-      const std::unique_ptr<float[]> scratch(new float[room(tile.rows * a.heads / a.kv_heads, part.heads, a.dim) + 16]);
-      kernel(a, tile, part, kept.get(), (float *)(((uintptr_t)scratch.get() + 63) & ~(uintptr_t)63));
-    }
-  });
-  auto joining = CHOSEN(set, join<T>);
-  shared(threads, made.joints.size() * a.heads, 16, [&](long first, long last) {
-    for (long n = first; n < last; n++)
-      joining(a, made.joints[n / a.heads], n % a.heads, kept.get());
-  });
-}
-
-EXPORT void attend_bf16(int set, int threads, const Paged *a) { attend<bf16>(set, threads, *a); }
-EXPORT void attend_f32(int set, int threads, const Paged *a) { attend<float>(set, threads, *a); }
-
-// Rows of a projection [rows, heads + 2 kv_heads, dim]: writes q [rows, heads, dim], and keys and values into their
-// slots of the pools [slots, kv_heads, dim]. cos, sin [positions, dim / 2]. No two rows share a slot that is read.
-template <class T>
-static void rotate(int set, int threads, long rows, long heads, long kv_heads, long dim, const T *projected,
-                   const T *cos, const T *sin, const int64_t *positions, const int64_t *slots, T *q, T *keys,
-                   T *values) {
-  auto kernel = CHOSEN(set, rotate<T>);
-  shared(threads, rows, 16, [&](long first, long last) {
-    for (long row = first; row < last; row++) {
-      const long turn = positions[row] * (dim / 2), place = slots[row] * kv_heads * dim;
-      kernel(heads, kv_heads, dim, projected + row * (heads + 2 * kv_heads) * dim, cos + turn, sin + turn,
-             q + row * heads * dim, keys + place, values + place);
-    }
-  });
-}
-
-EXPORT void rotate_bf16(int set, int threads, long rows, long heads, long kv_heads, long dim, const bf16 *projected,
-                        const bf16 *cos, const bf16 *sin, const int64_t *positions, const int64_t *slots, bf16 *q,
-                        bf16 *keys, bf16 *values) {
-  rotate(set, threads, rows, heads, kv_heads, dim, projected, cos, sin, positions, slots, q, keys, values);
-}
-
-EXPORT void rotate_f32(int set, int threads, long rows, long heads, long kv_heads, long dim, const float *projected,
-                       const float *cos, const float *sin, const int64_t *positions, const int64_t *slots, float *q,
-                       float *keys, float *values) {
-  rotate(set, threads, rows, heads, kv_heads, dim, projected, cos, sin, positions, slots, q, keys, values);
-}
-
-// The experts of each row of logits [rows, experts]: ids and weights [rows, top].
-template <class T>
-static void choose(int set, int threads, long rows, long experts, long top, const T *logits, int64_t *ids,
-                   T *weights) {
-  auto kernel = CHOSEN(set, choose<T>);
-  shared(threads, rows, 64, [&](long first, long last) {
-    for (long row = first; row < last; row++)
-      kernel(experts, top, logits + row * experts, ids + row * top, weights + row * top);
-  });
-}
-
-EXPORT void choose_bf16(int set, int threads, long rows, long experts, long top, const bf16 *logits, int64_t *ids,
-                        bf16 *weights) {
-  choose(set, threads, rows, experts, top, logits, ids, weights);
-}
-
-EXPORT void choose_f32(int set, int threads, long rows, long experts, long top, const float *logits, int64_t *ids,
-                       float *weights) {
-  choose(set, threads, rows, experts, top, logits, ids, weights);
-}
+#include "attend.h"

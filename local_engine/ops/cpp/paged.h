@@ -1,10 +1,11 @@
-// Attention's inputs, and how its work is cut into parts. The cut depends on the batch alone, never on threads.
+// Attention's inputs, and how its work is cut into parts. A row's context is cut by its length alone, whatever the
+// threads and the other rows, so that its sums are always added in the same order; heads share no sums.
 
-const long BLOCK = 16;         // positions in a block of the pools
-const long TILE_ROWS = 16;     // at most so many rows of one prompt read a key together
-const long LEAST_BLOCKS = 16;  // in a part of a single row's context
-const long MOST_PARTS = 16;    // of a single row's context
-const float LOG2_E = 1.44269504f;
+constexpr long BLOCK = 16;        // positions in a block of the pools
+constexpr long TILE_ROWS = 16;    // at most so many rows of one prompt read a key together
+constexpr long LEAST_BLOCKS = 16; // in a part of a single row's context
+constexpr long MOST_PARTS = 16;   // of a single row's context
+constexpr float LOG2_E = 1.44269504f;
 
 // One layer's attention. keys, values [blocks, BLOCK, kv_heads, dim]; q, heard [rows, heads, dim]; sinks [heads].
 // Row r is at positions[r] of sequence[r], whose logical block b is table row's column b - base[sequence[r]].

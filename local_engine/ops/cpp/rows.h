@@ -1,52 +1,169 @@
-// What is done to each row between products: rotation, and the router's choice. Included once for each instruction
-// set, see cpu.cpp.
+// A range of a matrix's rows with all rows of activations, and what becomes of each result.
+// Included once for each instruction set, see cpu.cpp.
 
-// Rotates one head: pair i is (i, i + half), cos and sin [half] are the position's. In fp32, then rounded.
-template <class T> static void rotate_head(long half, const T *x, const T *cos, const T *sin, T *out) {
-  long i = 0;
-  for (; i + LANES <= half; i += LANES) {
-    const F a = load_float(x + i), b = load_float(x + half + i), c = load_float(cos + i), s = load_float(sin + i);
-    store_float(out + i, a * c - b * s);
-    store_float(out + half + i, b * c + a * s);
-  }
-  for (; i < half; i++) {
-    const float a = one_float(x[i]), b = one_float(x[half + i]), c = one_float(cos[i]), s = one_float(sin[i]);
-    put_float(out + i, a * c - b * s);
-    put_float(out + half + i, b * c + a * s);
+template <int C> INLINE void quantized_row(const Matrix &m, long n, const void *const *x, float *out) {
+  const uint8_t *row = m.values + n * m.row_bytes;
+  if (m.kind == PACKED)
+    packed_row<C>(m.groups(), row, m.scales + n * m.groups(), (const PackedPiece *const *)x, out, TILE);
+  else
+    byte_row<C>(m.groups(), row, (const BytePiece *const *)x, out, TILE);
+}
+
+// Packed weights with few rows of activations, both as signed bytes.
+static void quantized_products(const Matrix &m, long first, long count, const Rows &rows, float *tile) {
+  for (long r = 0; r < count; r++) {
+    long c = 0;
+    for (; c + 4 <= rows.count; c += 4)
+      quantized_row<4>(m, first + r, rows.quantized + c, tile + c * TILE + r);
+    for (; c + 2 <= rows.count; c += 2)
+      quantized_row<2>(m, first + r, rows.quantized + c, tile + c * TILE + r);
+    if (c < rows.count)
+      quantized_row<1>(m, first + r, rows.quantized + c, tile + c * TILE + r);
   }
 }
 
-// One row of a projection [heads + 2 kv_heads, dim]: queries rotated to `q`, keys rotated and values as they are to
-// their slot's `keys` and `values` [kv_heads, dim].
-template <class T>
-static void rotate(long heads, long kv_heads, long dim, const T *row, const T *cos, const T *sin, T *q, T *keys,
-                   T *values) {
-  for (long head = 0; head < heads; head++)
-    rotate_head(dim / 2, row + head * dim, cos, sin, q + head * dim);
-  row += heads * dim;
-  for (long head = 0; head < kv_heads; head++)
-    rotate_head(dim / 2, row + head * dim, cos, sin, keys + head * dim);
-  memcpy(values, row + kv_heads * dim, kv_heads * dim * sizeof(T));
+// Rows of the matrix as floats: where they are, or decoded into `room` [TILE, k].
+template <class T> static const T *as_floats(const Matrix &m, long first, long count, T *room) {
+  if (m.kind == FLOATS)
+    return (const T *)(m.values + first * m.row_bytes);
+  for (long r = 0; r < count; r++) {
+    const uint8_t *row = m.values + (first + r) * m.row_bytes;
+    if (m.kind == PACKED)
+      decode_packed(m.groups(), row, m.scales + (first + r) * m.groups(), room + r * m.k);
+    else
+      decode_bytes(m.k, row, room + r * m.k);
+  }
+  return room;
 }
 
-// The `top` largest of a row's logits, the largest first, and the softmax over those. The first of equals; a NaN
-// counts as largest, as in torch.
-template <class T> static void choose(long experts, long top, const T *logits, int64_t *ids, T *weights) {
-  auto above = [&](long a, long b) {
-    const float x = one_float(logits[a]), y = one_float(logits[b]);
-    return x > y || (x != x && y == y);
-  };
-  for (long n = 0; n < top; n++) {
-    long best = -1;
-    for (long expert = 0; expert < experts; expert++)
-      if (std::find(ids, ids + n, expert) == ids + n && (best < 0 || above(expert, best)))
-        best = expert;
-    ids[n] = best;
+// Hands tiles of products to `finish(first row of weights, their count, first row of x, their count, tile)`, tile
+// [row of x, TILE].
+template <class T, class Finish>
+static void each_tile(const Matrix &m, long from, long to, const Rows &rows, T *room, const Finish &finish) {
+  alignas(64) float tile[STRIP * TILE];
+  for (long first = from; first < to; first += TILE) {
+    long count = to - first < TILE ? to - first : TILE;
+    if (rows.quantized) {
+      quantized_products(m, first, count, rows, tile);
+      finish(first, count, 0, rows.count, tile);
+      continue;
+    }
+    const T *w = as_floats(m, first, count, room);
+    for (long c = 0; c < rows.count; c += STRIP) {
+      long strip = rows.count - c < STRIP ? rows.count - c : STRIP;
+      float_products(m.k, w, count, strip, (const T *const *)rows.x + c, tile, TILE);
+      finish(first, count, c, strip, tile);
+    }
   }
-  const float most = one_float(logits[ids[0]]);
-  float total = 0;
-  for (long n = 0; n < top; n++)
-    total += expf(one_float(logits[ids[n]]) - most);
-  for (long n = 0; n < top; n++)
-    put_float(weights + n, expf(one_float(logits[ids[n]]) - most) / total);
+}
+
+// out = products + bias + add, in T or in fp32.
+template <class T, class Out> struct Added {
+  const Linear &linear;
+  void operator()(long first, long count, long from, long strip, const float *tile) const {
+    const T *bias = (const T *)linear.bias, *add = (const T *)linear.add;
+    for (long c = 0; c < strip; c++) {
+      long at = (from + c) * linear.n + first;
+      for (long r = 0; r < count; r++) {
+        float value = tile[c * TILE + r];
+        if (bias)
+          value += one_float(bias[first + r]);
+        if (add)
+          value += one_float(add[at + r]);
+        put_float((Out *)linear.out + at + r, value);
+      }
+    }
+  }
+};
+
+template <class T> static void linear_rows(const Linear &linear, long from, long to, void *room) {
+  if (linear.wide)
+    each_tile(linear.weight, from, to, linear.rows, (T *)room, Added<T, float>{linear});
+  else
+    each_tile(linear.weight, from, to, linear.rows, (T *)room, Added<T, T>{linear});
+}
+
+// gate * sigmoid(1.702 gate) * (linear + 1), gates and linears interleaved in h [2 count]; the gate has no lower clamp.
+template <class T> INLINE void swiglu(const float *h, long count, float limit, T *out) {
+  for (long at = 0; at < count; at += LANES) {
+    float gates[LANES] = {}, linears[LANES] = {};
+    long some = count - at < LANES ? count - at : LANES;
+    for (long n = 0; n < some; n++) {
+      gates[n] = h[2 * (at + n)];
+      linears[n] = h[2 * (at + n) + 1];
+    }
+    F gate = smaller(splat(limit), load<F>(gates));
+    F linear = smaller(splat(limit), larger(splat(-limit), load<F>(linears)));
+    T done[LANES];
+    store_float(done, gate / (exponential(gate * -1.702f) + 1.0f) * (linear + 1.0f));
+    memcpy(out + at, done, some * sizeof(T));
+  }
+}
+
+// The first half of an expert: bias and swiglu, into row `pairs[c]` of `act` [pairs, inner].
+template <class T> struct Activated {
+  const Experts &experts;
+  const Chosen &chosen;
+  void operator()(long first, long count, long from, long strip, float *tile) const {
+    const T *bias = (const T *)experts.up_bias + chosen.expert * 2 * experts.inner + first;
+    for (long c = 0; c < strip; c++) {
+      float *h = tile + c * TILE;
+      for (long r = 0; r < count; r++)
+        h[r] += one_float(bias[r]);
+      T *act = (T *)experts.act + chosen.pairs[from + c] * experts.inner;
+      swiglu(h, count / 2, experts.limit, act + first / 2);
+    }
+  }
+};
+
+template <class T> static void up_rows(const Experts &experts, const Chosen &chosen, long from, long to, void *room) {
+  each_tile(experts.up.expert(chosen.expert, 2 * experts.inner), from, to, chosen.in, (T *)room,
+            Activated<T>{experts, chosen});
+}
+
+// The second half: each row's experts weighted and added up in `total` [rows, to - from], in the order of their numbers.
+template <class T> struct Weighted {
+  const Experts &experts;
+  const Chosen &chosen;
+  long start, width;
+  float *total;
+  void operator()(long first, long count, long from, long strip, const float *tile) const {
+    const T *bias = (const T *)experts.down_bias + chosen.expert * experts.hidden + first;
+    for (long c = 0; c < strip; c++) {
+      long pair = chosen.pairs[from + c];
+      float share = one_float(((const T *)experts.shares)[pair]);
+      float *sums = total + pair / experts.top * width + first - start;
+      for (long r = 0; r < count; r++)
+        sums[r] += share * (tile[c * TILE + r] + one_float(bias[r]));
+    }
+  }
+};
+
+template <class T> static void down_rows(const Experts &experts, long from, long to, void *room, float *total) {
+  long width = to - from;
+  memset(total, 0, experts.rows * width * sizeof(float));
+  for (long n = 0; n < experts.count; n++) {
+    const Chosen &chosen = experts.chosen[n];
+    each_tile(experts.down.expert(chosen.expert, experts.hidden), from, to, chosen.out, (T *)room,
+              Weighted<T>{experts, chosen, from, width, total});
+  }
+  for (long row = 0; row < experts.rows; row++)
+    for (long n = 0; n < width; n++) {
+      long at = row * experts.hidden + from + n;
+      put_float((T *)experts.y + at, one_float(((const T *)experts.x)[at]) + total[row * width + n]);
+    }
+}
+
+template <class T> static void quantize_rows(int kind, long k, const void *const *x, const void *const *out, long from, long to) {
+  for (long row = from; row < to; row++)
+    if (kind == PACKED)
+      quantize(k, (const T *)x[row], (PackedPiece *)out[row]);
+    else
+      quantize(k, (const T *)x[row], (BytePiece *)out[row]);
+}
+
+// Bytes of one row of k quantized activations.
+INLINE long quantized_bytes(int kind, long k) {
+  long pieces = (k + (kind == PACKED ? 2 : 1) * BYTES - 1) / ((kind == PACKED ? 2 : 1) * BYTES);
+  return pieces * (kind == PACKED ? sizeof(PackedPiece) : sizeof(BytePiece));
 }

@@ -8,6 +8,7 @@ typedef float F __attribute__((vector_size(4 * LANES)));
 typedef int32_t I __attribute__((vector_size(4 * LANES)));
 typedef uint32_t U __attribute__((vector_size(4 * LANES)));
 typedef uint16_t H __attribute__((vector_size(2 * LANES)));
+typedef int8_t N __attribute__((vector_size(LANES)));
 
 template <class V, class T> INLINE V load(const T *at) {
   static_assert(sizeof(V) % sizeof(T) == 0, "a vector of whole elements");
@@ -44,11 +45,23 @@ INLINE H narrow(F value) {
 INLINE void store_float(float *at, F value) { store(at, value); }
 INLINE void store_float(bf16 *at, F value) { store(at, narrow(value)); }
 
+typedef float Quarter __attribute__((vector_size(16)));
+
 INLINE float sum(F v) {
-  float total = 0;
-  for (int n = 0; n < LANES; n++)
-    total += v[n];
-  return total;
+  Quarter parts[LANES / 4], total = {};
+  memcpy(parts, &v, sizeof v);
+  for (int n = 0; n < LANES / 4; n++)
+    total += parts[n];
+  return (total[0] + total[2]) + (total[1] + total[3]);
+}
+
+INLINE F magnitude(F v) { return (F)((U)v & 0x7fffffff); }
+
+INLINE float largest(F v) {
+  float found = v[0];
+  for (int n = 1; n < LANES; n++)
+    found = v[n] > found ? v[n] : found;
+  return found;
 }
 
 // The larger and the smaller of two; a NaN in `a` is lost, one in `b` stays.
