@@ -52,10 +52,14 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block's weights, named as in the original checkpoint: norms fp32, all else in the model's dtype."""
+    """One block's weights, named as in the original checkpoint: norms fp32, all else in the model's dtype.
+
+    `qkv_parts` are one matrix, or those of queries, keys and values, which the Hugging Face form keeps apart:
+    joining them where they are mapped would copy them.
+    """
 
     attn_norm: torch.Tensor
-    qkv_weight: torch.Tensor
+    qkv_parts: tuple[torch.Tensor, ...]
     qkv_bias: torch.Tensor
     sinks: torch.Tensor
     out_weight: torch.Tensor
@@ -65,6 +69,11 @@ class Layer:
     gate_bias: torch.Tensor
     mlp1: Experts
     mlp2: Experts
+
+    @property
+    def qkv_weight(self) -> torch.Tensor:
+        """All of `qkv_parts` in one matrix [rows, H]: a copy where there are several."""
+        return self.qkv_parts[0] if len(self.qkv_parts) == 1 else torch.cat(self.qkv_parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,14 @@ def load_model(
             progress(name, stored.nbytes)
         return placed
 
+    def apart(name: str) -> tuple[torch.Tensor, ...]:
+        parts = checkpoint.parts(name)
+        if device.type != "cpu" or any(part.dtype != dtype for part in parts):
+            return (load(name),)
+        if progress is not None:
+            progress(name, sum(part.nbytes for part in parts))
+        return tuple(parts)
+
     def experts(name: str) -> Experts:
         if f"{name}_weight" in checkpoint.dense:
             _, n, _, matrix = name.split(".")
@@ -143,7 +160,7 @@ def load_model(
         for at in (f"block.{n}." for n in range(config.num_hidden_layers)):
             yield Layer(
                 attn_norm=load(at + "attn.norm.scale", torch.float32),
-                qkv_weight=load(at + "attn.qkv.weight"),
+                qkv_parts=apart(at + "attn.qkv.weight"),
                 qkv_bias=load(at + "attn.qkv.bias"),
                 sinks=load(at + "attn.sinks"),
                 out_weight=load(at + "attn.out.weight"),

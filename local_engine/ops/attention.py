@@ -1,4 +1,4 @@
-"""Attention on the host, and what surrounds it, in C++: over the pools where they are, so nothing is gathered.
+"""Attention on the host, and what surrounds it, in C++, over the pools where they are: nothing is gathered.
 
 A prompt's rows and single rows are the same to it: it looks at sequences and positions, not at `Batch.runs`.
 Scores and sums are in fp32. In bf16 the shares are rounded before they weigh values, where the processor
@@ -77,10 +77,8 @@ class Attention:
         self._attend(self._level, torch.get_num_threads(), 8 * q.element_size(), ctypes.byref(given))
         return heard
 
-    def rotate(
-        self, projected: Tensor, rope: Rope, positions: Tensor, kv: LayerKV, slots: Tensor
-    ) -> Tensor:
-        """projected [T, (N + 2 K) D] -> rotated queries [T, N, D]; keys, rotated, and values go to `slots`."""
+    def rotate(self, projected: Tensor, rope: Rope, positions: Tensor, kv: LayerKV, slots: Tensor) -> Tensor:
+        """projected [T, (N + 2 K) D] -> rotated queries [T, N, D]; keys, rotated, and values go to slots."""
         (rows, width), (kv_heads, dim) = projected.shape, kv.keys.shape[-2:]
         heads = width // dim - 2 * kv_heads
         q = torch.empty(rows, heads, dim, dtype=projected.dtype)

@@ -87,10 +87,11 @@ struct Rows {
   const void *const *quantized;
 };
 
+// One matrix's share of a product: from column `start` on of the `width` that all have together.
 struct Linear {
   Matrix weight;
   Rows rows;
-  long n;
+  long start, width;
   const void *bias, *add;
   void *out;
   bool wide; // the result stays fp32
@@ -234,26 +235,36 @@ static std::vector<const void *> quantized(int set, int threads, int kind, long 
 }
 
 template <class T>
-static void linear(int set, int threads, int kind, long rows, long n, long k, const void *x, const void *w,
-                   const void *bias, const void *add, void *out, bool wide) {
+static void linear(int set, int threads, int kind, long rows, long k, long parts, const long *sizes,
+                   const void *const *weights, const void *x, const void *bias, const void *add, void *out, bool wide) {
   Buffer buffer;
-  Matrix weight(kind, k, sizeof(T), w, nullptr);
   auto in = addresses(x, rows, k * sizeof(T));
   std::vector<const void *> bytes;
   if (kind != FLOATS && sizeof(T) == 2 && rows <= FEW)
     bytes = quantized<T>(set, threads, kind, k, in, buffer);
-  Linear all{weight, {rows, in.data(), bytes.empty() ? nullptr : bytes.data()}, n, bias, add, out, wide};
+  std::vector<long> starts(parts + 1);
+  for (long n = 0; n < parts; n++)
+    starts[n + 1] = starts[n] + sizes[n];
+  const long width = starts[parts];
+  std::vector<Linear> each;
+  for (long n = 0; n < parts; n++)
+    each.push_back({Matrix(kind, k, sizeof(T), weights[n], nullptr),
+                    {rows, in.data(), bytes.empty() ? nullptr : bytes.data()}, starts[n], width, bias, add, out, wide});
   auto kernel = CHOSEN(set, linear_rows<T>);
-  shared(threads, n, chunk_of(n, threads, rows > FEW ? TILE : CHUNK_BYTES / weight.row_bytes), [&](long from, long to) {
-    kernel(all, from, to, decoded.room(TILE * k * sizeof(T)));
+  long wanted = rows > FEW ? TILE : CHUNK_BYTES / each[0].weight.row_bytes;
+  shared(threads, width, chunk_of(width, threads, wanted), [&](long from, long to) {
+    for (long n = 0; n < parts; n++)
+      if (long first = std::max(from, starts[n]), last = std::min(to, starts[n + 1]); first < last)
+        kernel(each[n], first - starts[n], last - starts[n], decoded.room(TILE * k * sizeof(T)));
   });
 }
 
-// x [rows, k] times w [n, k] (`Kind`), plus bias [n] and add [rows, n] where they are given: out [rows, n], in fp32
-// if it is `wide`. `bits` is the width of the activations, 32 or 16.
-EXPORT void linear(int set, int threads, int bits, int kind, long rows, long n, long k, const void *x, const void *w,
-                   const void *bias, const void *add, void *out, int wide) {
-  (bits == 32 ? linear<float> : linear<bf16>)(set, threads, kind, rows, n, k, x, w, bias, add, out, wide);
+// x [rows, k] times matrices weights[n] [sizes[n], k] (`Kind`), one under the other, plus bias [width] and add
+// [rows, width] where they are given: out [rows, width], in fp32 if it is `wide`. `bits` is the width of the
+// activations, 32 or 16.
+EXPORT void linear(int set, int threads, int bits, int kind, long rows, long k, long parts, const long *sizes,
+                   const void *const *weights, const void *x, const void *bias, const void *add, void *out, int wide) {
+  (bits == 32 ? linear<float> : linear<bf16>)(set, threads, kind, rows, k, parts, sizes, weights, x, bias, add, out, wide);
 }
 
 template <class T>
