@@ -5,9 +5,11 @@ The arithmetic is in `ops`; what it must come to is in `reference`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from local_engine import mxfp4, reference
@@ -185,12 +187,17 @@ def load_model(
 
 
 def new_kv(model: Model, full_blocks: int, window_blocks: int) -> KV:
-    """Empty pools; both counts include the scratch block 0."""
+    """Empty pools; both counts include the scratch block 0. On the host, memory that nobody has written yet is
+    only promised."""
     config = model.config
 
     def pool(blocks: int) -> torch.Tensor:
         shape = (blocks, BLOCK_TOKENS, config.num_key_value_heads, config.head_dim)
-        return torch.zeros(shape, dtype=model.dtype, device=model.device)
+        if model.device.type != "cpu":
+            return torch.zeros(shape, dtype=model.dtype, device=model.device)
+        # Zeros of torch are written; numpy's come from the system, which gives a page on its first use.
+        promised = np.zeros(math.prod(shape) * model.dtype.itemsize, dtype=np.uint8)
+        return torch.from_numpy(promised).view(model.dtype).view(shape)
 
     counts = (
         full_blocks if config.window_of(n) is None else window_blocks for n in range(config.num_hidden_layers)
