@@ -15,7 +15,7 @@ from local_engine.errors import SetupError
 from local_engine.kv import BLOCK_TOKENS, BlockTables
 from local_engine.memory import window_blocks
 from local_engine.model import Progress, load_model, new_kv
-from local_engine.ops import Ops, cpu, exact
+from local_engine.ops import Ops, compiled, cpu, exact, native
 from local_engine.runner import ModelRunner
 from local_engine.scheduler import (
     MAX_RUNNING,
@@ -73,9 +73,13 @@ def ops_for(options: EngineOptions) -> Ops:
     """The operations for a device. Raises `SetupError` for exact arithmetic where it is not to be had."""
     if options.exact and (options.device != "cpu" or options.dtype != "fp32"):
         raise SetupError("exact arithmetic is there on the CPU in fp32 only: say `--device cpu --dtype fp32`")
+    if options.exact:
+        return exact.OPS
+    if torch.device(options.device).type == "cpu" and (kernels := compiled.load()) is not None:
+        return native.ops(native.Library(kernels))
     # A device without operations of its own takes the eager ones: those of `ref` wait for nothing, but gather
     # whole contexts for every row of a prompt.
-    return exact.OPS if options.exact else cpu.OPS
+    return cpu.OPS
 
 
 def pool_blocks(options: EngineOptions, config: ModelConfig, longest: int) -> tuple[int, int]:
