@@ -33,13 +33,19 @@ static inline void put_float(bf16 *at, float value) {
   *at = value != value ? 0x7fc0 : (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// Runs `body(first, last)` over 0 .. items - 1 in chunks, on `threads` threads: whoever is free takes the next.
-// Without OpenMP the pragma means nothing, and one thread takes all.
-template <class Body> static void shared(int threads, long items, long chunk, const Body &body) {
+// Runs `body(first, last)` over 0 .. items - 1 on `threads` threads. Whoever is free takes the next range: long ones
+// first, for memory is read fastest in long runs, and ever shorter ones, so that all end together; at least 1 and at
+// most `most`. Without OpenMP the pragma means nothing, and one thread takes all.
+template <class Body> static void shared(int threads, long items, long most, const Body &body) {
   std::atomic<long> next{0};
-#pragma omp parallel num_threads(threads) if (threads > 1 && items > chunk)
-  for (long at; (at = next.fetch_add(chunk)) < items;)
-    body(at, at + chunk < items ? at + chunk : items);
+#pragma omp parallel num_threads(threads) if (threads > 1 && items > 1)
+  for (long at = next.load(); at < items;) {
+    long fair = (items - at) / (2 * threads), range = fair < 1 ? 1 : fair < most ? fair : most;
+    if (next.compare_exchange_weak(at, at + range)) {
+      body(at, at + range);
+      at = next.load();
+    }
+  }
 }
 
 constexpr long GROUP = 32; // values that share a scale
@@ -53,10 +59,10 @@ constexpr long FEW = 8;
 
 // Bytes that weights are asked for ahead of their use: further than a processor looks by itself, which stops at
 // the end of a page.
-constexpr long AHEAD = 2048;
+constexpr long AHEAD = 4096;
 
-// What a thread takes at a time of a dense matrix for few rows, and the rows of an expert.
-constexpr long CHUNK_BYTES = 256 << 10, EXPERT_ROWS = 96;
+// Sums of an output that a thread keeps beside it until all experts have been added.
+constexpr long SUMS = 1 << 16;
 
 enum Kind { FLOATS, PACKED, EIGHT_BITS };
 
@@ -151,7 +157,7 @@ namespace avx2 {
 #undef LANES
 } // namespace avx2
 END
-BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")
+BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,bmi2")
 namespace avx512 {
 #define LANES 16
 #include "kernels.h"
@@ -215,11 +221,7 @@ static std::vector<const void *> addresses(const void *first, long count, long s
   return found;
 }
 
-// Rows of one chunk: about `wanted`, whole tiles, and so many chunks that threads end together.
-static long chunk_of(long rows, int threads, long wanted) {
-  long fair = rows / (8 * threads), chunk = wanted < fair ? wanted : fair;
-  return chunk < TILE ? TILE : chunk / TILE * TILE;
-}
+static long tiles_of(long rows) { return (rows + TILE - 1) / TILE; }
 
 // Rows of k activations as signed bytes, in `buffer`; their addresses.
 template <class T>
@@ -230,7 +232,7 @@ static std::vector<const void *> quantized(int set, int threads, int kind, long 
   memset(data, 0, count * bytes);
   auto found = addresses(data, count, bytes);
   auto kernel = CHOSEN(set, quantize_rows<T>);
-  shared(threads, count, 8, [&](long from, long to) { kernel(kind, k, x.data(), found.data(), from, to); });
+  shared(count > 16 ? threads : 1, count, count, [&](long from, long to) { kernel(kind, k, x.data(), found.data(), from, to); });
   return found;
 }
 
@@ -251,11 +253,12 @@ static void linear(int set, int threads, int kind, long rows, long k, long parts
     each.push_back({Matrix(kind, k, sizeof(T), weights[n], nullptr),
                     {rows, in.data(), bytes.empty() ? nullptr : bytes.data()}, starts[n], width, bias, add, out, wide});
   auto kernel = CHOSEN(set, linear_rows<T>);
-  long wanted = rows > FEW ? TILE : CHUNK_BYTES / each[0].weight.row_bytes;
-  shared(threads, width, chunk_of(width, threads, wanted), [&](long from, long to) {
-    for (long n = 0; n < parts; n++)
-      if (long first = std::max(from, starts[n]), last = std::min(to, starts[n + 1]); first < last)
+  shared(threads, tiles_of(width), width, [&](long from, long to) {
+    for (long n = 0; n < parts; n++) {
+      const long first = std::max(from * TILE, starts[n]), last = std::min(to * TILE, starts[n + 1]);
+      if (first < last)
         kernel(each[n], first - starts[n], last - starts[n], decoded.room(TILE * k * sizeof(T)));
+    }
   });
 }
 
@@ -304,12 +307,14 @@ static void mixture(int set, int threads, long rows, long top, long experts, lon
   Experts all{rows, top, hidden, inner, (long)chosen.size(), limit, Matrix(PACKED, hidden, 0, up, up_scales),
               Matrix(PACKED, inner, 0, down, down_scales), up_bias, down_bias, shares, x, activated, y, chosen.data()};
 
-  long chunk = chunk_of(2 * inner, threads, EXPERT_ROWS), tiles = (2 * inner + chunk - 1) / chunk;
+  long tiles = tiles_of(2 * inner);
   auto up_kernel = CHOSEN(set, up_rows<T>);
-  shared(threads, tiles * all.count, 1, [&](long first, long last) {
-    for (long item = first; item < last; item++) {
-      long from = item % tiles * chunk, to = from + chunk < 2 * inner ? from + chunk : 2 * inner;
-      up_kernel(all, chosen[item / tiles], from, to, decoded.room(TILE * hidden * sizeof(T)));
+  shared(threads, tiles * all.count, tiles, [&](long first, long last) {
+    while (first < last) {
+      long n = first / tiles, start = first % tiles, count = std::min(last - first, tiles - start);
+      long end = std::min((start + count) * TILE, 2 * inner);
+      up_kernel(all, chosen[n], start * TILE, end, decoded.room(TILE * hidden * sizeof(T)));
+      first += count;
     }
   });
 
@@ -318,7 +323,8 @@ static void mixture(int set, int threads, long rows, long top, long experts, lon
   for (auto &one : chosen)
     one.out.quantized = few(out_bytes, one.pairs - order.data(), one.out.count);
   auto down_kernel = CHOSEN(set, down_rows<T>);
-  shared(threads, hidden, chunk_of(hidden, threads, rows > FEW ? TILE : EXPERT_ROWS), [&](long from, long to) {
+  shared(threads, tiles_of(hidden), std::max(SUMS / (rows * TILE), 1L), [&](long first, long last) {
+    long from = first * TILE, to = std::min(last * TILE, hidden);
     down_kernel(all, from, to, decoded.room(TILE * inner * sizeof(T)),
                 (float *)totals.room(rows * (to - from) * sizeof(float)));
   });
@@ -340,7 +346,7 @@ EXPORT void mixture(int set, int threads, int bits, long rows, long top, long ex
 // then rounded.
 EXPORT void norm_bf16(int set, int threads, long rows, long width, const bf16 *x, const float *scale, bf16 *out) {
   auto kernel = CHOSEN(set, norm<bf16>);
-  shared(threads, rows, 16, [&](long first, long last) {
+  shared(rows > 16 ? threads : 1, rows, rows, [&](long first, long last) {
     for (long row = first; row < last; row++)
       kernel(width, x + row * width, scale, out + row * width);
   });
@@ -348,7 +354,7 @@ EXPORT void norm_bf16(int set, int threads, long rows, long width, const bf16 *x
 
 EXPORT void norm_f32(int set, int threads, long rows, long width, const float *x, const float *scale, float *out) {
   auto kernel = CHOSEN(set, norm<float>);
-  shared(threads, rows, 16, [&](long first, long last) {
+  shared(rows > 16 ? threads : 1, rows, rows, [&](long first, long last) {
     for (long row = first; row < last; row++)
       kernel(width, x + row * width, scale, out + row * width);
   });

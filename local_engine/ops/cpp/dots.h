@@ -111,16 +111,22 @@ INLINE I group_products(I total, B low, B high, S x_low, S x_high) {
 
 // A byte of scale for every four lanes: the power of two that it stands for. 0 gives 0, for 2^-127, and 255 infinity.
 INLINE F group_scales(const uint8_t *scales, long count) {
-  uint8_t bytes[4] = {};
-  memcpy(bytes, scales, count);
 #if LANES == 16
-  __m128i four = _mm_loadu_si32(bytes);
-  const __m128i spread = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return (F)_mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_shuffle_epi8(four, spread)), 23);
+  const __m512i spread = _mm512_set_epi8(
+      3, -1, -1, -1, 3, -1, -1, -1, 3, -1, -1, -1, 3, -1, -1, -1, 2, -1, -1, -1, 2, -1, -1, -1, 2, -1, -1, -1, 2, -1,
+      -1, -1, 1, -1, -1, -1, 1, -1, -1, -1, 1, -1, -1, -1, 1, -1, -1, -1, 0, -1, -1, -1, 0, -1, -1, -1, 0, -1, -1, -1,
+      0, -1, -1, -1);
+  uint32_t four = 0;
+  if (count == 4)
+    memcpy(&four, scales, 4);
+  else
+    for (long n = 0; n < count; n++)
+      four |= (uint32_t)scales[n] << 8 * n;
+  return (F)_mm512_srli_epi32(_mm512_shuffle_epi8(_mm512_set1_epi32((int)four), spread), 1);
 #else
   U bits;
   for (int n = 0; n < LANES; n++)
-    bits[n] = bytes[n / 4];
+    bits[n] = n / 4 < count ? scales[n / 4] : 0;
   return (F)(bits << 23);
 #endif
 }

@@ -25,13 +25,15 @@ static void float_tile(long k, const T *w, long stride, const T *const *x, float
           total[s][r][c] = add_products(total[s][r][c], ws[r], xs);
       }
     }
-  for (; at < k; at += COUNT) {
-    long count = k - at < COUNT ? k - at : COUNT;
+  for (; at + COUNT <= k; at += COUNT)
     for (int c = 0; c < C; c++)
       for (int r = 0; r < R; r++)
-        total[0][r][c] = add_products(total[0][r][c], load_part<V>(w + r * stride + at, count),
-                                      load_part<V>(x[c] + at, count));
-  }
+        total[0][r][c] = add_products(total[0][r][c], load<V>(w + r * stride + at), load<V>(x[c] + at));
+  if (at < k)
+    for (int c = 0; c < C; c++)
+      for (int r = 0; r < R; r++)
+        total[0][r][c] = add_products(total[0][r][c], load_part<V>(w + r * stride + at, k - at),
+                                      load_part<V>(x[c] + at, k - at));
   for (int c = 0; c < C; c++)
     for (int r = 0; r < R; r++) {
       for (int s = 1; s < SPLIT; s++)
@@ -77,12 +79,10 @@ struct BytePiece {
 };
 
 // The largest magnitude of 32 values becomes 127. Returns the step, NaN if one of the values is not finite.
-template <class T> INLINE float quantize_group(const T *x, long count, int8_t *out) {
-  T values[GROUP] = {};
-  memcpy(values, x, count * sizeof(T));
+template <class T> INLINE float quantize_group(const T *x, int8_t *out) {
   F most = {}, finite = {};
   for (int n = 0; n < GROUP; n += LANES) {
-    F v = load_float(values + n);
+    F v = load_float(x + n);
     most = larger(most, magnitude(v));
     finite += v * 0.0f;
   }
@@ -90,74 +90,101 @@ template <class T> INLINE float quantize_group(const T *x, long count, int8_t *o
   float inverse = step > 0 ? 1 / step : 0;
   for (int n = 0; n < GROUP; n += LANES) {
     // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
-    U bits = (U)(load_float(values + n) * inverse + 12582912.0f);
+    U bits = (U)(load_float(x + n) * inverse + 12582912.0f);
     store(out + n, __builtin_convertvector(bits, N));
   }
   return step;
 }
 
-template <class T> static void quantize(long k, const T *x, PackedPiece *out) {
-  for (long at = 0; at < k; at += GROUP) {
-    long group = at / GROUP, inside = group % (LANES / 4);
-    PackedPiece &piece = out[group / (LANES / 4)];
-    int8_t values[GROUP];
-    float step = quantize_group(x + at, k - at < GROUP ? k - at : GROUP, values);
-    int8_t *low = piece.low + 16 * inside, *high = piece.high + 16 * inside;
-    for (int n = 0; n < 16; n++) {
-      low[n] = values[2 * n];
-      high[n] = values[2 * n + 1];
-    }
-    for (int n = 0; n < 4; n++) {
-      int total = 0;
-      for (int m = 4 * n; m < 4 * n + 4; m++)
-        total += low[m] + high[m];
-      piece.scale[4 * inside + n] = step / 2;
-      piece.start[4 * inside + n] = -CODE_BIAS * total;
-    }
+// The sum of the four signed bytes in each lane.
+INLINE I lane_sums(const int8_t *bytes) {
+  I lanes = load<I>(bytes);
+  return (lanes << 24 >> 24) + (lanes << 16 >> 24) + (lanes << 8 >> 24) + (lanes >> 24);
+}
+
+// k activations in groups of 32, the last filled up with zeros: `each(group, bytes, step)`.
+template <class T, class Each> INLINE void each_group(long k, const T *x, const Each &each) {
+  int8_t bytes[GROUP];
+  long whole = k / GROUP;
+  for (long group = 0; group < whole; group++)
+    each(group, bytes, quantize_group(x + group * GROUP, bytes));
+  if (k % GROUP) {
+    T rest[GROUP] = {};
+    memcpy(rest, x + whole * GROUP, k % GROUP * sizeof(T));
+    each(whole, bytes, quantize_group(rest, bytes));
   }
 }
 
-template <class T> static void quantize(long k, const T *x, BytePiece *out) {
-  for (long at = 0; at < k; at += GROUP) {
-    int8_t values[GROUP];
-    float step = quantize_group(x + at, k - at < GROUP ? k - at : GROUP, values);
-    for (int n = 0; n < GROUP; n += 4) {
-      BytePiece &piece = out[(at + n) / BYTES];
-      int inside = (at + n) % BYTES;
-      memcpy(piece.values + inside, values + n, 4);
-      piece.scale[inside / 4] = step;
-      piece.start[inside / 4] = -BYTE_BIAS * (values[n] + values[n + 1] + values[n + 2] + values[n + 3]);
+struct IntoPacked {
+  PackedPiece *out;
+  void operator()(long group, const int8_t *bytes, float step) const {
+    typedef uint16_t Pairs __attribute__((vector_size(32)));
+    typedef uint8_t Half __attribute__((vector_size(16)));
+    PackedPiece &piece = out[group / (LANES / 4)];
+    long inside = group % (LANES / 4);
+    Pairs pairs;
+    memcpy(&pairs, bytes, sizeof pairs);
+    store(piece.low + 16 * inside, __builtin_convertvector(pairs & 255, Half));
+    store(piece.high + 16 * inside, __builtin_convertvector(pairs >> 8, Half));
+    store(piece.scale + 4 * inside, Quarter{} + step / 2);
+  }
+};
+
+template <class T> static void quantize(long k, const T *x, PackedPiece *out) {
+  each_group(k, x, IntoPacked{out});
+  for (long at = 0; at < k; at += 2 * BYTES, out++)
+    store(out->start, (lane_sums(out->low) + lane_sums(out->high)) * -CODE_BIAS);
+}
+
+struct IntoBytes {
+  BytePiece *out;
+  void operator()(long group, const int8_t *bytes, float step) const {
+    for (int n = 0; n < GROUP; n += 16) {
+      BytePiece &piece = out[(group * GROUP + n) / BYTES];
+      long inside = (group * GROUP + n) % BYTES;
+      memcpy(piece.values + inside, bytes + n, 16);
+      store(piece.scale + inside / 4, Quarter{} + step);
     }
+  }
+};
+
+template <class T> static void quantize(long k, const T *x, BytePiece *out) {
+  each_group(k, x, IntoBytes{out});
+  for (long at = 0; at < k; at += BYTES, out++)
+    store(out->start, lane_sums(out->values) * -BYTE_BIAS);
+}
+
+template <int C> INLINE void packed_step(B bytes, F scale, const PackedPiece *const *x, long at, F *total) {
+  B low = codes(bytes & 15), high = codes(bytes >> 4);
+  for (int c = 0; c < C; c++) {
+    const PackedPiece &piece = x[c][at];
+    I found = group_products(load<I>(piece.start), low, high, load<S>(piece.low), load<S>(piece.high));
+    total[c] += __builtin_convertvector(found, F) * (scale * load<F>(piece.scale));
   }
 }
 
 // One row of MXFP4, blocks [groups, 16] and scales [groups], with C rows: out[c * ld].
 template <int C>
-INLINE void packed_row(long groups, const uint8_t *blocks, const uint8_t *scales, const PackedPiece *const *x,
+INLINE void packed_row(long groups, const uint8_t *blocks, const uint8_t *scales, const PackedPiece *const *rows,
                        float *out, long ld) {
   constexpr long STEP = LANES / 4;
-  F total[C] = {};
-  long at = 0;
-  for (; at < groups; at += STEP) {
-    B bytes;
-    F scale;
-    if (at + STEP <= groups) {
-      __builtin_prefetch((const char *)blocks + 16 * at + AHEAD);
-      bytes = load<B>(blocks + 16 * at);
-      scale = group_scales(scales + at, STEP);
-    } else {
-      bytes = load_part<B>(blocks + 16 * at, 16 * (groups - at));
-      scale = group_scales(scales + at, groups - at);
-    }
-    B low = codes(bytes & 15), high = codes(bytes >> 4);
-    for (int c = 0; c < C; c++) {
-      const PackedPiece &piece = x[c][at / STEP];
-      I found = group_products(load<I>(piece.start), low, high, load<S>(piece.low), load<S>(piece.high));
-      total[c] += __builtin_convertvector(found, F) * (scale * load<F>(piece.scale));
-    }
-  }
+  const PackedPiece *x[C];
   for (int c = 0; c < C; c++)
-    out[c * ld] = sum(total[c]);
+    x[c] = rows[c];
+  F total[2][C] = {};
+  long pieces = groups / STEP, at = 0;
+  for (; at + 2 <= pieces; at += 2)
+    for (int s = 0; s < 2; s++) {
+      const uint8_t *block = blocks + BYTES * (at + s);
+      __builtin_prefetch((const char *)block + AHEAD);
+      packed_step<C>(load<B>(block), group_scales(scales + STEP * (at + s), STEP), x, at + s, total[s]);
+    }
+  for (; at < pieces; at++)
+    packed_step<C>(load<B>(blocks + BYTES * at), group_scales(scales + STEP * at, STEP), x, at, total[0]);
+  if (long rest = groups - at * STEP)
+    packed_step<C>(load_part<B>(blocks + BYTES * at, 16 * rest), group_scales(scales + STEP * at, rest), x, at, total[0]);
+  for (int c = 0; c < C; c++)
+    out[c * ld] = sum(total[0][c] + total[1][c]);
 }
 
 // Scales of the groups in a piece of int8, one for every eight lanes.
@@ -172,33 +199,35 @@ INLINE F byte_scales(const bf16 *scales, long piece) {
 #endif
 }
 
+template <int C> INLINE void byte_step(S w, F scale, const BytePiece *const *x, long at, F *total) {
+  for (int c = 0; c < C; c++) {
+    const BytePiece &piece = x[c][at];
+    I found = signed_products(load<I>(piece.start), w, load<S>(piece.values));
+    total[c] += __builtin_convertvector(found, F) * (scale * load<F>(piece.scale));
+  }
+}
+
 // One row of int8, 32 values a group and behind them each group's scale, with C rows: out[c * ld].
 template <int C>
-INLINE void byte_row(long groups, const uint8_t *row, const BytePiece *const *x, float *out, long ld) {
+INLINE void byte_row(long groups, const uint8_t *row, const BytePiece *const *rows, float *out, long ld) {
   const bf16 *scales = (const bf16 *)(row + GROUP * groups);
-  long pieces = GROUP * groups / BYTES;
-  F total[C] = {};
-  for (long at = 0; at < pieces; at++) {
-    __builtin_prefetch((const char *)row + BYTES * at + AHEAD);
-    S w = load<S>(row + BYTES * at);
-    F scale = byte_scales(scales, at);
-    for (int c = 0; c < C; c++) {
-      const BytePiece &piece = x[c][at];
-      I found = signed_products(load<I>(piece.start), w, load<S>(piece.values));
-      total[c] += __builtin_convertvector(found, F) * (scale * load<F>(piece.scale));
-    }
-  }
-  for (long at = pieces * BYTES; at < GROUP * groups; at += GROUP) {
-    S w = load_part<S>(row + at, GROUP);
-    F scale = splat(one_float(scales[at / GROUP]));
-    for (int c = 0; c < C; c++) {
-      const BytePiece &piece = x[c][pieces];
-      I found = signed_products(load<I>(piece.start), w, load<S>(piece.values));
-      total[c] += __builtin_convertvector(found, F) * (scale * load<F>(piece.scale));
-    }
-  }
+  const BytePiece *x[C];
   for (int c = 0; c < C; c++)
-    out[c * ld] = sum(total[c]);
+    x[c] = rows[c];
+  F total[2][C] = {};
+  long pieces = GROUP * groups / BYTES, at = 0;
+  for (; at + 2 <= pieces; at += 2)
+    for (int s = 0; s < 2; s++) {
+      const uint8_t *values = row + BYTES * (at + s);
+      __builtin_prefetch((const char *)values + AHEAD);
+      byte_step<C>(load<S>(values), byte_scales(scales, at + s), x, at + s, total[s]);
+    }
+  for (; at < pieces; at++)
+    byte_step<C>(load<S>(row + BYTES * at), byte_scales(scales, at), x, at, total[0]);
+  if (GROUP * groups % BYTES)
+    byte_step<C>(load_part<S>(row + BYTES * at, GROUP), splat(one_float(scales[groups - 1])), x, at, total[0]);
+  for (int c = 0; c < C; c++)
+    out[c * ld] = sum(total[0][c] + total[1][c]);
 }
 
 // One row: divided by its root mean square (epsilon 1e-5) and scaled in fp32, then rounded.

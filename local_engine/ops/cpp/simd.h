@@ -19,8 +19,15 @@ template <class V, class T> INLINE V load(const T *at) {
 
 // The first `count` elements of a vector, zeros behind them. Reads nothing beyond.
 template <class V, class T> INLINE V load_part(const T *at, long count) {
+#if LANES == 16
+  __mmask64 wanted = _bzhi_u64(~0ull, count * sizeof(T));
+  __m512i bytes = _mm512_maskz_loadu_epi8(wanted, at);
+  V v;
+  memcpy(&v, &bytes, sizeof v);
+#else
   V v = {};
   memcpy(&v, at, count * sizeof(T));
+#endif
   return v;
 }
 
@@ -57,16 +64,19 @@ INLINE float sum(F v) {
 
 INLINE F magnitude(F v) { return (F)((U)v & 0x7fffffff); }
 
-INLINE float largest(F v) {
-  float found = v[0];
-  for (int n = 1; n < LANES; n++)
-    found = v[n] > found ? v[n] : found;
-  return found;
-}
-
 // The larger and the smaller of two; a NaN in `a` is lost, one in `b` stays.
 INLINE F larger(F a, F b) { return a > b ? a : b; }
 INLINE F smaller(F a, F b) { return a < b ? a : b; }
+
+INLINE float largest(F v) {
+  Quarter parts[LANES / 4];
+  memcpy(parts, &v, sizeof v);
+  for (int n = 1; n < LANES / 4; n++)
+    parts[0] = parts[0] > parts[n] ? parts[0] : parts[n];
+  float first = parts[0][0] > parts[0][1] ? parts[0][0] : parts[0][1];
+  float second = parts[0][2] > parts[0][3] ? parts[0][2] : parts[0][3];
+  return first > second ? first : second;
+}
 
 // e^x within 2 units of the last place over the range of normal results; 0 below it, infinity above, NaN of NaN.
 // Cody and Waite's reduction to |r| <= ln(2)/2, then the Taylor polynomial of degree 7.
