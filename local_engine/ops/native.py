@@ -50,8 +50,8 @@ class Library:
         *,
         wide: bool = False,
     ) -> Tensor:
-        """x [T, K] times matrices [n, K], or u8 [n, 34 K/32] (`int8`), one under the other with N rows in all,
-        plus bias [N] and add [T, N]: [T, N], in fp32 if `wide`."""
+        """x [T, K] times matrices [n, K], or u8 [n, 34 K/32] (`int8`), one under the other with N rows
+        in all, plus bias [N] and add [T, N]: [T, N], in fp32 if `wide`."""
         rows, k = x.shape
         sizes = [weight.shape[0] for weight in weights]
         out = torch.empty(rows, sum(sizes), dtype=torch.float32 if wide else x.dtype)
