@@ -5,9 +5,11 @@ The arithmetic is in `ops`; what it must come to is in `reference`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from local_engine import mxfp4, reference
@@ -52,10 +54,14 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block's weights, named as in the original checkpoint: norms fp32, all else in the model's dtype."""
+    """One block's weights, named as in the original checkpoint: norms fp32, all else in the model's dtype.
+
+    `qkv_parts` are one matrix, or those of queries, keys and values, which the Hugging Face form keeps apart:
+    joining them where they are mapped would copy them.
+    """
 
     attn_norm: torch.Tensor
-    qkv_weight: torch.Tensor
+    qkv_parts: tuple[torch.Tensor, ...]
     qkv_bias: torch.Tensor
     sinks: torch.Tensor
     out_weight: torch.Tensor
@@ -65,6 +71,11 @@ class Layer:
     gate_bias: torch.Tensor
     mlp1: Experts
     mlp2: Experts
+
+    @property
+    def qkv_weight(self) -> torch.Tensor:
+        """All of `qkv_parts` in one matrix [rows, H]: a copy where there are several."""
+        return self.qkv_parts[0] if len(self.qkv_parts) == 1 else torch.cat(self.qkv_parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,14 @@ def load_model(
             progress(name, stored.nbytes)
         return placed
 
+    def apart(name: str) -> tuple[torch.Tensor, ...]:
+        parts = checkpoint.parts(name)
+        if device.type != "cpu" or any(part.dtype != dtype for part in parts):
+            return (load(name),)
+        if progress is not None:
+            progress(name, sum(part.nbytes for part in parts))
+        return tuple(parts)
+
     def experts(name: str) -> Experts:
         if f"{name}_weight" in checkpoint.dense:
             _, n, _, matrix = name.split(".")
@@ -143,7 +162,7 @@ def load_model(
         for at in (f"block.{n}." for n in range(config.num_hidden_layers)):
             yield Layer(
                 attn_norm=load(at + "attn.norm.scale", torch.float32),
-                qkv_weight=load(at + "attn.qkv.weight"),
+                qkv_parts=apart(at + "attn.qkv.weight"),
                 qkv_bias=load(at + "attn.qkv.bias"),
                 sinks=load(at + "attn.sinks"),
                 out_weight=load(at + "attn.out.weight"),
@@ -168,12 +187,17 @@ def load_model(
 
 
 def new_kv(model: Model, full_blocks: int, window_blocks: int) -> KV:
-    """Empty pools; both counts include the scratch block 0."""
+    """Empty pools; both counts include the scratch block 0. On the host, memory that nobody has written yet is
+    only promised."""
     config = model.config
 
     def pool(blocks: int) -> torch.Tensor:
         shape = (blocks, BLOCK_TOKENS, config.num_key_value_heads, config.head_dim)
-        return torch.zeros(shape, dtype=model.dtype, device=model.device)
+        if model.device.type != "cpu":
+            return torch.zeros(shape, dtype=model.dtype, device=model.device)
+        # Zeros of torch are written; numpy's come from the system, which gives a page on its first use.
+        promised = np.zeros(math.prod(shape) * model.dtype.itemsize, dtype=np.uint8)
+        return torch.from_numpy(promised).view(model.dtype).view(shape)
 
     counts = (
         full_blocks if config.window_of(n) is None else window_blocks for n in range(config.num_hidden_layers)

@@ -150,6 +150,7 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
     from local_engine.machine import available
     from local_engine.memory import fit
     from local_engine.opening import DTYPES, EngineOptions, ops_for
+    from local_engine.ops import cpu, exact
 
     longest = checkpoint.config.max_context_tokens
     if (running.max_context_tokens or 0) > longest:
@@ -158,7 +159,7 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
             "asked for: ask for fewer"
         )
     device = device_of(running)
-    ops_for(EngineOptions(dtype=running.dtype, device=device, exact=running.exact))
+    ops = ops_for(EngineOptions(dtype=running.dtype, device=device, exact=running.exact))
     found = fit(
         checkpoint.config,
         DTYPES[running.dtype],
@@ -169,6 +170,7 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
         max_context_tokens=running.max_context_tokens,
         kv_bytes=None if running.kv_gib is None else int(running.kv_gib * (1 << 30)),
         dense_experts=bool(checkpoint.dense),
+        eager=ops.attend in (cpu.attend, exact.attend),
         ignore=running.ignore_memory,
     )
     for text in found.notes:

@@ -34,15 +34,15 @@ static inline void put_float(bf16 *at, float value) {
 }
 
 // Runs `body(first, last)` over 0 .. items - 1 on `threads` threads. Whoever is free takes the next range: long ones
-// first, for memory is read fastest in long runs, and ever shorter ones, so that all end together; at least 1 and at
-// most `most`. Without OpenMP the pragma means nothing, and one thread takes all.
-template <class Body> static void shared(int threads, long items, long most, const Body &body) {
+// first, for memory is read fastest in long runs, and ever shorter ones, so that all end together; at least `least`
+// items, as far as there are, and at most `most`. Without OpenMP the pragma means nothing, and one thread takes all.
+template <class Body> static void shared(int threads, long items, long least, long most, const Body &body) {
   std::atomic<long> next{0};
-#pragma omp parallel num_threads(threads) if (threads > 1 && items > 1)
+#pragma omp parallel num_threads(threads) if (threads > 1 && items > least)
   for (long at = next.load(); at < items;) {
-    long fair = (items - at) / (2 * threads), range = fair < 1 ? 1 : fair < most ? fair : most;
-    if (next.compare_exchange_weak(at, at + range)) {
-      body(at, at + range);
+    const long fair = std::min(std::max((items - at) / (2 * threads), least), most), end = std::min(at + fair, items);
+    if (next.compare_exchange_weak(at, end)) {
+      body(at, end);
       at = next.load();
     }
   }
@@ -59,7 +59,7 @@ constexpr long FEW = 8;
 
 // Bytes that weights are asked for ahead of their use: further than a processor looks by itself, which stops at
 // the end of a page.
-constexpr long AHEAD = 4096;
+constexpr long AHEAD = 6144;
 
 // Sums of an output that a thread keeps beside it until all experts have been added.
 constexpr long SUMS = 1 << 16;
@@ -93,10 +93,11 @@ struct Rows {
   const void *const *quantized;
 };
 
+// One matrix's share of a product: from column `start` on of the `width` that all have together.
 struct Linear {
   Matrix weight;
   Rows rows;
-  long n;
+  long start, width;
   const void *bias, *add;
   void *out;
   bool wide; // the result stays fp32
@@ -118,6 +119,8 @@ struct Experts {
   const Chosen *chosen;
 };
 
+#include "paged.h"
+
 // The options of an instruction set, for all that follows until END.
 #if defined(__clang__)
 #define TEXT(x) #x
@@ -137,6 +140,7 @@ namespace portable {
 #include "decode.h"
 #include "rows.h"
 #include "attention.h"
+#include "between.h"
 #undef LANES
 } // namespace portable
 
@@ -149,6 +153,7 @@ namespace avx2 {
 #include "decode.h"
 #include "rows.h"
 #include "attention.h"
+#include "between.h"
 #undef LANES
 } // namespace avx2
 END
@@ -159,6 +164,7 @@ namespace avx512 {
 #include "decode.h"
 #include "rows.h"
 #include "attention.h"
+#include "between.h"
 #undef LANES
 } // namespace avx512
 END
@@ -226,31 +232,41 @@ static std::vector<const void *> quantized(int set, int threads, int kind, long 
   memset(data, 0, count * bytes);
   auto found = addresses(data, count, bytes);
   auto kernel = CHOSEN(set, quantize_rows<T>);
-  shared(count > 16 ? threads : 1, count, count, [&](long from, long to) { kernel(kind, k, x.data(), found.data(), from, to); });
+  shared(threads, count, 16, 16, [&](long from, long to) { kernel(kind, k, x.data(), found.data(), from, to); });
   return found;
 }
 
 template <class T>
-static void linear(int set, int threads, int kind, long rows, long n, long k, const void *x, const void *w,
-                   const void *bias, const void *add, void *out, bool wide) {
+static void linear(int set, int threads, int kind, long rows, long k, long parts, const long *sizes,
+                   const void *const *weights, const void *x, const void *bias, const void *add, void *out, bool wide) {
   Buffer buffer;
-  Matrix weight(kind, k, sizeof(T), w, nullptr);
   auto in = addresses(x, rows, k * sizeof(T));
   std::vector<const void *> bytes;
   if (kind != FLOATS && sizeof(T) == 2 && rows <= FEW)
     bytes = quantized<T>(set, threads, kind, k, in, buffer);
-  Linear all{weight, {rows, in.data(), bytes.empty() ? nullptr : bytes.data()}, n, bias, add, out, wide};
+  std::vector<long> starts(parts + 1);
+  for (long n = 0; n < parts; n++)
+    starts[n + 1] = starts[n] + sizes[n];
+  const long width = starts[parts];
+  std::vector<Linear> each;
+  for (long n = 0; n < parts; n++)
+    each.push_back({Matrix(kind, k, sizeof(T), weights[n], nullptr),
+                    {rows, in.data(), bytes.empty() ? nullptr : bytes.data()}, starts[n], width, bias, add, out, wide});
   auto kernel = CHOSEN(set, linear_rows<T>);
-  shared(threads, tiles_of(n), n, [&](long from, long to) {
-    kernel(all, from * TILE, std::min(to * TILE, n), decoded.room(TILE * k * sizeof(T)));
+  shared(threads, tiles_of(width), 1, width, [&](long from, long to) {
+    from *= TILE, to = std::min(to * TILE, width);
+    for (long n = 0; n < parts; n++)
+      if (long first = std::max(from, starts[n]), last = std::min(to, starts[n + 1]); first < last)
+        kernel(each[n], first - starts[n], last - starts[n], decoded.room(TILE * k * sizeof(T)));
   });
 }
 
-// x [rows, k] times w [n, k] (`Kind`), plus bias [n] and add [rows, n] where they are given: out [rows, n], in fp32
-// if it is `wide`. `bits` is the width of the activations, 32 or 16.
-EXPORT void linear(int set, int threads, int bits, int kind, long rows, long n, long k, const void *x, const void *w,
-                   const void *bias, const void *add, void *out, int wide) {
-  (bits == 32 ? linear<float> : linear<bf16>)(set, threads, kind, rows, n, k, x, w, bias, add, out, wide);
+// x [rows, k] times matrices weights[n] [sizes[n], k] (`Kind`), one under the other, plus bias [width] and add
+// [rows, width] where they are given: out [rows, width], in fp32 if it is `wide`. `bits` is the width of the
+// activations, 32 or 16.
+EXPORT void linear(int set, int threads, int bits, int kind, long rows, long k, long parts, const long *sizes,
+                   const void *const *weights, const void *x, const void *bias, const void *add, void *out, int wide) {
+  (bits == 32 ? linear<float> : linear<bf16>)(set, threads, kind, rows, k, parts, sizes, weights, x, bias, add, out, wide);
 }
 
 template <class T>
@@ -292,7 +308,7 @@ static void mixture(int set, int threads, long rows, long top, long experts, lon
 
   long tiles = tiles_of(2 * inner);
   auto up_kernel = CHOSEN(set, up_rows<T>);
-  shared(threads, tiles * all.count, tiles, [&](long first, long last) {
+  shared(threads, tiles * all.count, 1, tiles, [&](long first, long last) {
     while (first < last) {
       long n = first / tiles, start = first % tiles, count = std::min(last - first, tiles - start);
       long end = std::min((start + count) * TILE, 2 * inner);
@@ -306,7 +322,7 @@ static void mixture(int set, int threads, long rows, long top, long experts, lon
   for (auto &one : chosen)
     one.out.quantized = few(out_bytes, one.pairs - order.data(), one.out.count);
   auto down_kernel = CHOSEN(set, down_rows<T>);
-  shared(threads, tiles_of(hidden), std::max(SUMS / (rows * TILE), 1L), [&](long first, long last) {
+  shared(threads, tiles_of(hidden), 1, std::max(SUMS / (rows * TILE), 1L), [&](long first, long last) {
     long from = first * TILE, to = std::min(last * TILE, hidden);
     down_kernel(all, from, to, decoded.room(TILE * inner * sizeof(T)),
                 (float *)totals.room(rows * (to - from) * sizeof(float)));
@@ -329,7 +345,7 @@ EXPORT void mixture(int set, int threads, int bits, long rows, long top, long ex
 // then rounded.
 EXPORT void norm_bf16(int set, int threads, long rows, long width, const bf16 *x, const float *scale, bf16 *out) {
   auto kernel = CHOSEN(set, norm<bf16>);
-  shared(rows > 16 ? threads : 1, rows, rows, [&](long first, long last) {
+  shared(threads, rows, 16, 16, [&](long first, long last) {
     for (long row = first; row < last; row++)
       kernel(width, x + row * width, scale, out + row * width);
   });
@@ -337,8 +353,10 @@ EXPORT void norm_bf16(int set, int threads, long rows, long width, const bf16 *x
 
 EXPORT void norm_f32(int set, int threads, long rows, long width, const float *x, const float *scale, float *out) {
   auto kernel = CHOSEN(set, norm<float>);
-  shared(rows > 16 ? threads : 1, rows, rows, [&](long first, long last) {
+  shared(threads, rows, 16, 16, [&](long first, long last) {
     for (long row = first; row < last; row++)
       kernel(width, x + row * width, scale, out + row * width);
   });
 }
+
+#include "attend.h"

@@ -63,11 +63,11 @@ template <class T, class Out> struct Added {
   void operator()(long first, long count, long from, long strip, const float *tile) const {
     const T *bias = (const T *)linear.bias, *add = (const T *)linear.add;
     for (long c = 0; c < strip; c++) {
-      long at = (from + c) * linear.n + first;
+      long column = linear.start + first, at = (from + c) * linear.width + column;
       for (long r = 0; r < count; r++) {
         float value = tile[c * TILE + r];
         if (bias)
-          value += one_float(bias[first + r]);
+          value += one_float(bias[column + r]);
         if (add)
           value += one_float(add[at + r]);
         put_float((Out *)linear.out + at + r, value);
