@@ -341,22 +341,19 @@ EXPORT void mixture(int set, int threads, int bits, long rows, long top, long ex
                                                 up, up_scales, up_bias, down, down_scales, down_bias, x, y);
 }
 
-// Norms: rows of `width` at x, each divided by its root mean square and multiplied by `scale` in fp32, and only
-// then rounded.
-EXPORT void norm_bf16(int set, int threads, long rows, long width, const bf16 *x, const float *scale, bf16 *out) {
-  auto kernel = CHOSEN(set, norm<bf16>);
+template <class T>
+static void norm(int set, int threads, long rows, long width, const void *x, const float *scale, void *out) {
+  auto kernel = CHOSEN(set, norm<T>);
   shared(threads, rows, 16, 16, [&](long first, long last) {
     for (long row = first; row < last; row++)
-      kernel(width, x + row * width, scale, out + row * width);
+      kernel(width, (const T *)x + row * width, scale, (T *)out + row * width);
   });
 }
 
-EXPORT void norm_f32(int set, int threads, long rows, long width, const float *x, const float *scale, float *out) {
-  auto kernel = CHOSEN(set, norm<float>);
-  shared(threads, rows, 16, 16, [&](long first, long last) {
-    for (long row = first; row < last; row++)
-      kernel(width, x + row * width, scale, out + row * width);
-  });
+// Rows of x [rows, width], each divided by its root mean square and multiplied by `scale` [width] in fp32, and only
+// then rounded.
+EXPORT void norm(int set, int threads, int bits, long rows, long width, const void *x, const float *scale, void *out) {
+  (bits == 32 ? norm<float> : norm<bf16>)(set, threads, rows, width, x, scale, out);
 }
 
 #include "attend.h"
