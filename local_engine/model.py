@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from local_engine import mxfp4, reference
+from local_engine import int8, mxfp4, reference
 from local_engine.batch import Batch, LayerKV
 from local_engine.checkpoint import Checkpoint
 from local_engine.config import ModelConfig
@@ -55,6 +55,7 @@ class Experts:
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One block's weights, named as in the original checkpoint: norms fp32, all else in the model's dtype.
+    The matrices of attention, without their biases, may be u8 instead, as `int8` has them.
 
     `qkv_parts` are one matrix, or those of queries, keys and values, which the Hugging Face form keeps apart:
     joining them where they are mapped would copy them.
@@ -88,7 +89,8 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """All weights, on one device. `rope` has a row for every position up to the longest allowed context."""
+    """All weights, on one device; the unembedding may be u8 instead of `dtype`, as `int8` has it. `rope` has a row
+    for every position up to the longest allowed context."""
 
     config: ModelConfig
     dtype: torch.dtype
@@ -119,12 +121,14 @@ def load_model(
     *,
     max_context_tokens: int,
     decoded_experts_bytes: int = DECODED_EXPERTS_BYTES,
+    dense_int8: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Reads a checkpoint tensor by tensor, so that nothing is on the host twice.
 
     A tensor that is already in `dtype` on `device` stays a view of the mapped file. Experts stay packed; they
-    are decoded beside that only if all of them together, decoded, fit in `decoded_experts_bytes`.
+    are decoded beside that only if all of them together, decoded, fit in `decoded_experts_bytes`. With
+    `dense_int8` the matrices of attention and the unembedding are rounded to int8, for `ops.native`.
     """
     config, device = checkpoint.config, torch.device(device)
     values = 3 * config.num_hidden_layers * config.num_experts * config.hidden_size * config.intermediate_size
@@ -137,7 +141,18 @@ def load_model(
             progress(name, stored.nbytes)
         return placed
 
+    def dense(name: str) -> torch.Tensor:
+        if not dense_int8:
+            return load(name)
+        stored = checkpoint.tensor(name)
+        rounded = int8.encode(stored)
+        if progress is not None:
+            progress(name, stored.nbytes)
+        return rounded
+
     def apart(name: str) -> tuple[torch.Tensor, ...]:
+        if dense_int8:
+            return (dense(name),)
         parts = checkpoint.parts(name)
         if device.type != "cpu" or any(part.dtype != dtype for part in parts):
             return (load(name),)
@@ -165,7 +180,7 @@ def load_model(
                 qkv_parts=apart(at + "attn.qkv.weight"),
                 qkv_bias=load(at + "attn.qkv.bias"),
                 sinks=load(at + "attn.sinks"),
-                out_weight=load(at + "attn.out.weight"),
+                out_weight=dense(at + "attn.out.weight"),
                 out_bias=load(at + "attn.out.bias"),
                 mlp_norm=load(at + "mlp.norm.scale", torch.float32),
                 gate_weight=load(at + "mlp.gate.weight"),
@@ -181,7 +196,7 @@ def load_model(
         embedding=load("embedding.weight"),
         layers=tuple(layers()),
         norm=load("norm.scale", torch.float32),
-        unembedding=load("unembedding.weight"),
+        unembedding=dense("unembedding.weight"),
         rope=_rope(config, max_context_tokens, dtype, device),
     )
 

@@ -37,6 +37,8 @@ class EngineOptions:
     many positions the full group holds, None for what `max_running` sequences of `max_context_tokens` need.
     `step_tokens` bounds the rows of a step, and so how long a prompt's chunk keeps the others waiting.
     `overlap` launches a step before the last one's tokens are known, None where the device gains by it.
+    `dense` rounds the matrices of attention and the unembedding to int8, None leaves them in `dtype`. `native`
+    runs the host's kernels, which are built on first use; without them everything is plain torch.
     """
 
     dtype: Literal["fp32", "bf16"] = "bf16"
@@ -48,6 +50,8 @@ class EngineOptions:
     kv_tokens: int | None = None
     step_tokens: int = STEP_TOKENS
     overlap: bool | None = None
+    dense: Literal["int8"] | None = None
+    native: bool = True
 
 
 def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progress | None = None) -> Engine:
@@ -57,26 +61,38 @@ def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progre
     limits = Limits(options.max_running, options.step_tokens)
     full, window = pool_blocks(options, config, longest)
     device = torch.device(options.device)
+    ops = ops_for(options)
     model = load_model(
-        checkpoint, DTYPES[options.dtype], device, max_context_tokens=longest, progress=progress
+        checkpoint,
+        DTYPES[options.dtype],
+        device,
+        max_context_tokens=longest,
+        dense_int8=options.dense == "int8",
+        progress=progress,
     )
     # Block 0 of each pool is scratch, and nobody's.
     kv = new_kv(model, full + 1, window + 1)
     buffers = Buffers(Sizes(limits, longest, config.sliding_window, config.vocab_size), device)
     overlaps = device.type != "cpu" if options.overlap is None else options.overlap
-    runner = ModelRunner(model, kv, ops_for(options), buffers, overlaps=overlaps)
+    runner = ModelRunner(model, kv, ops, buffers, overlaps=overlaps)
     scheduler = Scheduler(BlockTables(full, window, config.sliding_window), limits)
     return Engine(runner, scheduler, max_context_tokens=longest, max_waiting=options.max_waiting)
 
 
 def ops_for(options: EngineOptions) -> Ops:
-    """The operations for a device. Raises `SetupError` for exact arithmetic where it is not to be had."""
+    """The operations for a device, built first where they are compiled. Raises `SetupError` for exact arithmetic or
+    int8 where it is not to be had."""
     if options.exact and (options.device != "cpu" or options.dtype != "fp32"):
         raise SetupError("exact arithmetic is there on the CPU in fp32 only: say `--device cpu --dtype fp32`")
+    if options.dense is not None and (options.exact or options.device != "cpu"):
+        raise SetupError("int8 is there on the CPU, and not for exact arithmetic: leave `--dense` out")
     if options.exact:
         return exact.OPS
-    if torch.device(options.device).type == "cpu" and (kernels := compiled.load()) is not None:
+    kernels = compiled.load() if options.native and options.device == "cpu" else None
+    if kernels is not None:
         return native.ops(native.Library(kernels))
+    if options.dense is not None:
+        raise SetupError(f"int8 needs the compiled kernels: {compiled.INSTALL}, or leave `--dense` out")
     # A device without operations of its own takes the eager ones: those of `ref` wait for nothing, but gather
     # whole contexts for every row of a prompt.
     return cpu.OPS

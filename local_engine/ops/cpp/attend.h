@@ -8,7 +8,7 @@ template <class T> static void attend(int set, int threads, const Paged &a) {
   float *kept = (float *)buffer.room(made.kept * a.heads * (a.dim + 2) * sizeof(float));
   auto room = CHOSEN(set, hearing_room);
   auto kernel = CHOSEN(set, attend<T>);
-  shared(threads, made.parts.size(), 1, [&](long from, long to) {
+  shared(threads, made.parts.size(), 1, 1, [&](long from, long to) {
     for (long n = from; n < to; n++) {
       const Part &part = made.parts[n];
       const Tile &tile = made.tiles[part.tile];
@@ -17,7 +17,7 @@ template <class T> static void attend(int set, int threads, const Paged &a) {
     }
   });
   auto joining = CHOSEN(set, join<T>);
-  shared(threads, made.joints.size() * a.heads, a.heads, [&](long from, long to) {
+  shared(threads, made.joints.size() * a.heads, 16, 16, [&](long from, long to) {
     for (long n = from; n < to; n++)
       joining(a, made.joints[n / a.heads], n % a.heads, kept);
   });
@@ -34,7 +34,7 @@ static void rotate(int set, int threads, long rows, long heads, long kv_heads, l
                    void *keys, void *values) {
   auto kernel = CHOSEN(set, rotate<T>);
   const long width = (heads + 2 * kv_heads) * dim;
-  shared(rows > 16 ? threads : 1, rows, rows, [&](long from, long to) {
+  shared(threads, rows, 16, 16, [&](long from, long to) {
     for (long row = from; row < to; row++) {
       const long turn = positions[row] * (dim / 2), place = slots[row] * kv_heads * dim;
       kernel(heads, kv_heads, dim, (const T *)projected + row * width, (const T *)cos + turn, (const T *)sin + turn,

@@ -34,15 +34,15 @@ static inline void put_float(bf16 *at, float value) {
 }
 
 // Runs `body(first, last)` over 0 .. items - 1 on `threads` threads. Whoever is free takes the next range: long ones
-// first, for memory is read fastest in long runs, and ever shorter ones, so that all end together; at least 1 and at
-// most `most`. Without OpenMP the pragma means nothing, and one thread takes all.
-template <class Body> static void shared(int threads, long items, long most, const Body &body) {
+// first, for memory is read fastest in long runs, and ever shorter ones, so that all end together; at least `least`
+// items, as far as there are, and at most `most`. Without OpenMP the pragma means nothing, and one thread takes all.
+template <class Body> static void shared(int threads, long items, long least, long most, const Body &body) {
   std::atomic<long> next{0};
-#pragma omp parallel num_threads(threads) if (threads > 1 && items > 1)
+#pragma omp parallel num_threads(threads) if (threads > 1 && items > least)
   for (long at = next.load(); at < items;) {
-    long fair = (items - at) / (2 * threads), range = fair < 1 ? 1 : fair < most ? fair : most;
-    if (next.compare_exchange_weak(at, at + range)) {
-      body(at, at + range);
+    const long fair = std::min(std::max((items - at) / (2 * threads), least), most), end = std::min(at + fair, items);
+    if (next.compare_exchange_weak(at, end)) {
+      body(at, end);
       at = next.load();
     }
   }
@@ -59,7 +59,7 @@ constexpr long FEW = 8;
 
 // Bytes that weights are asked for ahead of their use: further than a processor looks by itself, which stops at
 // the end of a page.
-constexpr long AHEAD = 4096;
+constexpr long AHEAD = 6144;
 
 // Sums of an output that a thread keeps beside it until all experts have been added.
 constexpr long SUMS = 1 << 16;
@@ -232,7 +232,7 @@ static std::vector<const void *> quantized(int set, int threads, int kind, long 
   memset(data, 0, count * bytes);
   auto found = addresses(data, count, bytes);
   auto kernel = CHOSEN(set, quantize_rows<T>);
-  shared(count > 16 ? threads : 1, count, count, [&](long from, long to) { kernel(kind, k, x.data(), found.data(), from, to); });
+  shared(threads, count, 16, 16, [&](long from, long to) { kernel(kind, k, x.data(), found.data(), from, to); });
   return found;
 }
 
@@ -253,12 +253,11 @@ static void linear(int set, int threads, int kind, long rows, long k, long parts
     each.push_back({Matrix(kind, k, sizeof(T), weights[n], nullptr),
                     {rows, in.data(), bytes.empty() ? nullptr : bytes.data()}, starts[n], width, bias, add, out, wide});
   auto kernel = CHOSEN(set, linear_rows<T>);
-  shared(threads, tiles_of(width), width, [&](long from, long to) {
-    for (long n = 0; n < parts; n++) {
-      const long first = std::max(from * TILE, starts[n]), last = std::min(to * TILE, starts[n + 1]);
-      if (first < last)
+  shared(threads, tiles_of(width), 1, width, [&](long from, long to) {
+    from *= TILE, to = std::min(to * TILE, width);
+    for (long n = 0; n < parts; n++)
+      if (long first = std::max(from, starts[n]), last = std::min(to, starts[n + 1]); first < last)
         kernel(each[n], first - starts[n], last - starts[n], decoded.room(TILE * k * sizeof(T)));
-    }
   });
 }
 
@@ -309,7 +308,7 @@ static void mixture(int set, int threads, long rows, long top, long experts, lon
 
   long tiles = tiles_of(2 * inner);
   auto up_kernel = CHOSEN(set, up_rows<T>);
-  shared(threads, tiles * all.count, tiles, [&](long first, long last) {
+  shared(threads, tiles * all.count, 1, tiles, [&](long first, long last) {
     while (first < last) {
       long n = first / tiles, start = first % tiles, count = std::min(last - first, tiles - start);
       long end = std::min((start + count) * TILE, 2 * inner);
@@ -323,7 +322,7 @@ static void mixture(int set, int threads, long rows, long top, long experts, lon
   for (auto &one : chosen)
     one.out.quantized = few(out_bytes, one.pairs - order.data(), one.out.count);
   auto down_kernel = CHOSEN(set, down_rows<T>);
-  shared(threads, tiles_of(hidden), std::max(SUMS / (rows * TILE), 1L), [&](long first, long last) {
+  shared(threads, tiles_of(hidden), 1, std::max(SUMS / (rows * TILE), 1L), [&](long first, long last) {
     long from = first * TILE, to = std::min(last * TILE, hidden);
     down_kernel(all, from, to, decoded.room(TILE * inner * sizeof(T)),
                 (float *)totals.room(rows * (to - from) * sizeof(float)));
@@ -342,22 +341,19 @@ EXPORT void mixture(int set, int threads, int bits, long rows, long top, long ex
                                                 up, up_scales, up_bias, down, down_scales, down_bias, x, y);
 }
 
-// Norms: rows of `width` at x, each divided by its root mean square and multiplied by `scale` in fp32, and only
-// then rounded.
-EXPORT void norm_bf16(int set, int threads, long rows, long width, const bf16 *x, const float *scale, bf16 *out) {
-  auto kernel = CHOSEN(set, norm<bf16>);
-  shared(rows > 16 ? threads : 1, rows, rows, [&](long first, long last) {
+template <class T>
+static void norm(int set, int threads, long rows, long width, const void *x, const float *scale, void *out) {
+  auto kernel = CHOSEN(set, norm<T>);
+  shared(threads, rows, 16, 16, [&](long first, long last) {
     for (long row = first; row < last; row++)
-      kernel(width, x + row * width, scale, out + row * width);
+      kernel(width, (const T *)x + row * width, scale, (T *)out + row * width);
   });
 }
 
-EXPORT void norm_f32(int set, int threads, long rows, long width, const float *x, const float *scale, float *out) {
-  auto kernel = CHOSEN(set, norm<float>);
-  shared(rows > 16 ? threads : 1, rows, rows, [&](long first, long last) {
-    for (long row = first; row < last; row++)
-      kernel(width, x + row * width, scale, out + row * width);
-  });
+// Rows of x [rows, width], each divided by its root mean square and multiplied by `scale` [width] in fp32, and only
+// then rounded.
+EXPORT void norm(int set, int threads, int bits, long rows, long width, const void *x, const float *scale, void *out) {
+  (bits == 32 ? norm<float> : norm<bf16>)(set, threads, rows, width, x, scale, out);
 }
 
 #include "attend.h"

@@ -150,7 +150,7 @@ struct IntoBytes {
 
 template <class T> static void quantize(long k, const T *x, BytePiece *out) {
   each_group(k, x, IntoBytes{out});
-  for (long at = 0; at < k; at += BYTES, out++)
+  for (long at = 0; at < (k + GROUP - 1) / GROUP * GROUP; at += BYTES, out++)
     store(out->start, lane_sums(out->values) * -BYTE_BIAS);
 }
 

@@ -162,8 +162,8 @@ template <class T> static void quantize_rows(int kind, long k, const void *const
       quantize(k, (const T *)x[row], (BytePiece *)out[row]);
 }
 
-// Bytes of one row of k quantized activations.
+// Bytes of one row of k quantized activations, whole groups of them.
 INLINE long quantized_bytes(int kind, long k) {
-  long pieces = (k + (kind == PACKED ? 2 : 1) * BYTES - 1) / ((kind == PACKED ? 2 : 1) * BYTES);
-  return pieces * (kind == PACKED ? sizeof(PackedPiece) : sizeof(BytePiece));
+  const long each = kind == PACKED ? 2 * BYTES : BYTES, values = (k + GROUP - 1) / GROUP * GROUP;
+  return (values + each - 1) / each * (kind == PACKED ? sizeof(PackedPiece) : sizeof(BytePiece));
 }
