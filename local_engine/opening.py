@@ -88,7 +88,7 @@ def ops_for(options: EngineOptions) -> Ops:
         raise SetupError("int8 is there on the CPU, and not for exact arithmetic: leave `--dense` out")
     if options.exact:
         return exact.OPS
-    kernels = compiled.load() if options.native and options.device == "cpu" else None
+    kernels = compiled.load() if options.native and torch.device(options.device).type == "cpu" else None
     if kernels is not None:
         return native.ops(native.Library(kernels))
     if options.dense is not None:

@@ -27,7 +27,7 @@ log = logging.getLogger("local_engine.ops")
 
 SOURCES = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")
-COMPILE = ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden")
+COMPILE = ("-O2", "-std=c++17", "-fPIC", "-fvisibility=hidden")
 COMPILE_S = 120.0
 INSTALL = "install a C++ compiler (`apt-get install g++`, `xcode-select --install`)"
 RUNTIMES = ("libgomp", "libomp", "libiomp5")
