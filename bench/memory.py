@@ -1,7 +1,7 @@
 """What the engine takes in memory at the 20b shape, beside what `inspect` says: `python -m bench.memory`.
 
-    --model PATH        a checkpoint, any number of times; without it, random ones of the 20b shape are made in
-                        both forms, one after the other, in the temporary folder (14 GB)
+    --model PATH        a checkpoint, any number of times; without it, random ones of the 20b shape are made,
+                        one in each form and one after the other, in the temporary folder (14 GB)
     --context-tokens N  a context, any number of times; 1024 and 32768 unless given
     --json              for machines
 
@@ -59,7 +59,9 @@ class Measured:
             f"{gb(self.anonymous_bytes)} are anonymous": self.anonymous_bytes > MOST_ANONYMOUS_BYTES,
             f"the peak is {gb(self.peak_bytes)}": self.peak_bytes > MOST_BYTES,
         }
-        return [f"{self.form}, {self.context_tokens} tokens: {text}" for text, wrong in limits.items() if wrong]
+        return [
+            f"{self.form}, {self.context_tokens} tokens: {text}" for text, wrong in limits.items() if wrong
+        ]
 
 
 def measure(path: Path, context: int) -> Measured:

@@ -1,4 +1,4 @@
-"""The process that `bench.memory` measures: the engine as `serve` makes it, brought to the largest it becomes.
+"""The process that `bench.memory` measures: the engine as `serve` makes it, made as large as it gets.
 
 A prompt and an answer are computed for real. What more of that would only do slowly is then done at once: the
 pools are written whole, a context's worth of tokens is looked up in the embedding, and every expert is read,

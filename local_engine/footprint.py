@@ -1,7 +1,7 @@
 """What running a model takes in memory, term by term. Pure: nothing is loaded or asked of the system.
 
-On a CPU the weights that keep their stored dtype are mapped, not copied, and what nobody has read or written yet
-is not in memory: `Needs.peak_bytes` says what will be.
+On a CPU the weights that keep their stored dtype are mapped, not copied, and what nobody has read or written
+yet is not in memory: `Needs.peak_bytes` says what will be.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ FAULT_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes by purpose. `mapped_bytes` of the weights and experts are only page cache; `idle_bytes` of them are
-    rows of the embedding that no token of the context looks up. `process_bytes` is there before the model is.
+    """Bytes by purpose. `mapped_bytes` of the weights and experts are only page cache; `idle_bytes` of them
+    are rows of the embedding that no token of the context looks up. The process takes `process_bytes` without
+    a model.
     """
 
     device: Device
@@ -92,12 +93,12 @@ def needs(
     decoded_experts_bytes: int = DECODED_EXPERTS_BYTES,
     eager: bool = False,
 ) -> Needs:
-    """What running a model takes. `dense_experts`: the checkpoint stores them decoded, in bf16. `eager`: plain
-    torch operations, which copy the experts and the keys and values that they look at.
+    """What running a model takes. `dense_experts`: the checkpoint stores them decoded, in bf16. `eager`:
+    plain torch operations, which copy the experts and the keys and values that they look at.
 
     The blocks are usable ones; the scratch block of each group is added here. `context_tokens` is the longest
-    context, by default what the model was scaled for. An estimate for the workspace (activations of the largest
-    step, logits and sampling state of every running sequence, the rope table), exact for the rest.
+    context, by default what the model was scaled for. An estimate for the workspace (activations of the
+    largest step, logits and sampling state of every running sequence, the rope table), exact for the rest.
     """
     specs = list(tensor_specs(config))
     values = sum(math.prod(spec.shape) for spec in specs if spec.dtype == "BF16")
@@ -153,8 +154,8 @@ def _workspace_bytes(
     sampling = max_running * c.vocab_size * 4 * 4
     rope = context_tokens * c.head_dim * dtype.itemsize
     if device == "cpu" and not eager:
-        # Of a step: the stream before and after and its norm, the projection, queries and what they heard, and what
-        # the chosen experts see (as bytes too, if they are few) and make.
+        # Of a step: the stream before and after and its norm, the projection, queries and what they heard,
+        # and what the chosen experts make of it, once more as bytes.
         row = 3 * c.hidden_size + c.qkv_rows + 2 * c.q_rows + 2 * c.experts_per_token * c.intermediate_size
         partial = PARTS * max_running * c.num_attention_heads * (c.head_dim + 2) * 4
         return step_tokens * row * dtype.itemsize + partial + sampling + rope

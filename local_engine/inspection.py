@@ -135,9 +135,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"memory for {value['running']} x {value['context_tokens']} tokens:"
             for device, needed in value["devices"].items():
                 yield f"  {device}: {needed['summary']}"
-                yield f"  {' ' * len(device)}  {_there(needed)}"
+                below = f"  {' ' * len(device)}  "
+                yield f"{below}{_there(needed)}"
                 if needed["process_bytes"]:
-                    yield f"  {' ' * len(device)}  resident at most: {size(needed['peak_bytes'])}, the process included"
+                    yield f"{below}resident at most: {size(needed['peak_bytes'])}, the process included"
         elif isinstance(value, dict):
             yield f"{key}: {', '.join(f'{name} {_plain(name, item)}' for name, item in value.items())}"
         elif isinstance(value, list):

@@ -97,7 +97,8 @@ def fit(
     """Sizes the pool and checks everything against what is there, before anything is loaded.
 
     Without `max_context_tokens` the context is what the model was scaled for, halved until it fits; without
-    `kv_bytes` the pool is `kv_blocks`' choice. `eager` as for `needs`. Raises `SetupError` with the numbers; `ignore` does not.
+    `kv_bytes` the pool is `kv_blocks`' choice. `eager` as for `needs`. Raises `SetupError` with the numbers;
+    `ignore` does not.
     """
 
     context = min(max_context_tokens or config.max_context_tokens, config.max_context_tokens)

@@ -202,8 +202,8 @@ def load_model(
 
 
 def new_kv(model: Model, full_blocks: int, window_blocks: int) -> KV:
-    """Empty pools; both counts include the scratch block 0. On the host, memory that nobody has written yet is
-    only promised."""
+    """Empty pools; both counts include the scratch block 0. On the host, memory that nobody has written yet
+    is only promised."""
     config = model.config
 
     def pool(blocks: int) -> torch.Tensor:

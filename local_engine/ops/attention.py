@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from local_engine.model import Rope
 
 PARTS = 16
-"""Parts that a single row's context is cut into at most; the sums of each are kept until the last one is done."""
+"""A single row's context is cut into so many at most; the sums of each are kept until the last is done."""
 
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
