@@ -1,4 +1,4 @@
-"""The host's kernels are built once, survive what happens to files, and are done without where they must be."""
+"""The host's kernels are built once, survive what happens to files, and are done without if need be."""
 
 from __future__ import annotations
 

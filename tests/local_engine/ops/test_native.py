@@ -20,8 +20,8 @@ FP32, BF16 = torch.float32, torch.bfloat16
 DTYPES = [FP32, BF16]
 LIMIT = 7.0
 
-# Relative to the size of the result. Sums are in fp32; a result in bf16 is rounded once, by 2^-9 at most, half of
-# that on average; activations in bytes are off by up to half a 127th of their group's largest.
+# Relative to the size of the result. Sums are in fp32; a result in bf16 is rounded once, by 2^-9 at most, half
+# of that on average; activations in bytes are off by up to half a 127th of their group's largest.
 SUMMED, ROUNDED, IN_BYTES = 2e-6, 3e-3, 1.2e-2
 
 
@@ -145,8 +145,8 @@ def test_the_experts_are_those_of_fp64(shape: tuple[int, int, int, int, int]) ->
 def column(
     byte: int, scale: torch.Tensor, dtype: torch.dtype, rows: int
 ) -> tuple[Routed, Layer, torch.Tensor]:
-    """A mixture that returns one column of the second matrix, [256, 32] for each of as many experts as scales:
-    the first 16 bytes count up in the given place. Each expert is chosen by `rows` rows."""
+    """A mixture that returns column `byte` of the second matrix, which has every byte there, [256, 32] for as
+    many experts as scales. Each expert is chosen by `rows` rows."""
     experts = scale.numel()
     blocks = torch.zeros(experts, 256, 1, 16, dtype=torch.uint8)
     blocks[:, :, 0, byte // 2] = torch.arange(256, dtype=torch.uint8)
@@ -175,11 +175,11 @@ def test_every_code_and_scale_is_what_the_decoder_says(byte: int, dtype: torch.d
     act = reference.swiglu(torch.tensor([2.0, 0.0]), LIMIT)
     wanted = (weight * act).repeat_interleave(rows, 0)
     # Subnormal numbers are nothing here, and from scale 252 on some codes are infinite.
-    close, finite = {"rtol": 1e-6 if dtype == FP32 else 1e-2, "atol": 1e-37}, 252 * rows
+    rtol, finite = 1e-6 if dtype == FP32 else 1e-2, 252 * rows
 
     for library in everywhere():
         found = library.mixture(given, layer, LIMIT, x).float()
-        torch.testing.assert_close(found[:finite], wanted[:finite], **close)
+        torch.testing.assert_close(found[:finite], wanted[:finite], rtol=rtol, atol=1e-37)
         assert not found[255 * rows :].isfinite().any()
 
 
@@ -259,8 +259,8 @@ def test_norms_are_the_references(width: int, dtype: torch.dtype) -> None:
 
     for library in everywhere():
         # In bf16 the last place may be rounded the other way.
-        close = {"rtol": 1e-6, "atol": 1e-6} if dtype == FP32 else {"rtol": 2**-7, "atol": 0.0}
-        torch.testing.assert_close(library.norm(x, scale), reference.rms_norm(x, scale), **close)
+        rtol = 1e-6 if dtype == FP32 else 2**-7
+        torch.testing.assert_close(library.norm(x, scale), reference.rms_norm(x, scale), rtol=rtol, atol=1e-6)
 
 
 def test_no_rows_are_a_batch_too() -> None:
