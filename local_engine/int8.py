@@ -1,8 +1,8 @@
 """Dense weights as int8: groups of 32 along the last dimension share a scale, as in GGUF's Q8_0.
 
 A row of K weights is 32 G signed bytes, G = ceil(K / 32), and behind them G scales in bf16, so that a row is
-read in one run: u8 [..., 34 G]. The last group is filled up with zeros. A weight is its byte times its group's
-scale; the largest magnitude of a group becomes 127, or a little less where rounding the scale to bf16 raised it.
+read in one run: u8 [..., 34 G]. The last group is filled up with zeros. A weight is its byte times the scale
+of its group; the largest magnitude of a group becomes 127, or a little less where bf16 rounded the scale up.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class EngineOptions:
     many positions the full group holds, None for what `max_running` sequences of `max_context_tokens` need.
     `step_tokens` bounds the rows of a step, and so how long a prompt's chunk keeps the others waiting.
     `overlap` launches a step before the last one's tokens are known, None where the device gains by it.
-    `dense` rounds the matrices of attention and the unembedding to int8, None leaves them in `dtype`. `native`
-    runs the host's kernels, which are built on first use; without them everything is plain torch.
+    `dense` rounds the matrices of attention and the unembedding to int8, None leaves them in `dtype`.
+    `native` runs the host's kernels, which are built on first use; without them everything is plain torch.
     """
 
     dtype: Literal["fp32", "bf16"] = "bf16"
@@ -80,15 +80,15 @@ def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progre
 
 
 def ops_for(options: EngineOptions) -> Ops:
-    """The operations for a device, built first where they are compiled. Raises `SetupError` for exact arithmetic or
-    int8 where it is not to be had."""
+    """The operations for a device, built first where they are compiled. Raises `SetupError` for exact arithmetic
+    or int8 where it is not to be had."""
     if options.exact and (options.device != "cpu" or options.dtype != "fp32"):
         raise SetupError("exact arithmetic is there on the CPU in fp32 only: say `--device cpu --dtype fp32`")
     if options.dense is not None and (options.exact or options.device != "cpu"):
         raise SetupError("int8 is there on the CPU, and not for exact arithmetic: leave `--dense` out")
     if options.exact:
         return exact.OPS
-    kernels = compiled.load() if options.native and options.device == "cpu" else None
+    kernels = compiled.load() if options.native and torch.device(options.device).type == "cpu" else None
     if kernels is not None:
         return native.ops(native.Library(kernels))
     if options.dense is not None:

@@ -1,9 +1,9 @@
 """The host's kernels: built once from the C++ beside this file, kept in the user's cache, loaded with ctypes.
 
-A second's work of the system's own compiler. The result is named after what it was made from (sources, compiler,
-flags, processor) and after its own digest, so that a file cut short is seen before it is loaded. It shares the
-OpenMP runtime that torch has brought: two pools of threads that spin beside each other on the same cores make
-both twenty times slower.
+Some seconds' work of the system's own compiler. The result is named after what it was made from (sources,
+compiler, flags, processor) and after its own digest, so that a file cut short is seen before it is loaded. It
+shares the OpenMP runtime that torch has brought: two pools of threads that spin beside each other on the same
+cores make both twenty times slower.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def compiler() -> list[str]:
 def built(folder: Path, command: Sequence[str]) -> Path:
     """The shared library in `folder`, made now unless a whole one is there. Raises `CannotBuild`.
 
-    Safe beside others that do the same: a library appears under its name all at once. Where `folder` cannot be
-    written, it is made anew for each process in a folder that only this user can read.
+    Safe beside others that do the same: a library appears under its name all at once. Where `folder` cannot
+    be written, it is made anew for each process in a folder that only this user can read.
     """
     key = _key(command)
     for there in sorted(folder.glob(f"{key}-*.so")):

@@ -1,8 +1,8 @@
-"""The host's operations in C++: weights are multiplied as they lie in the checkpoint, on all of torch's threads.
+"""The host's operations in C++: weights are multiplied as they lie in the checkpoint, on torch's threads.
 
-In bf16, few rows are rounded to bytes where weights are packed, as llama.cpp does; many rows, and everything in
-fp32, are multiplied with decoded weights. Threads share rows of weights and never sums, so a result does not
-depend on their number.
+In bf16, few rows are rounded to bytes where weights are packed, as llama.cpp does; many rows, and everything
+in fp32, are multiplied with decoded weights. Threads share rows of weights and never sums, so a result does
+not depend on their number.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Library:
         *,
         wide: bool = False,
     ) -> Tensor:
-        """x [T, K] times matrices [n, K] of x's dtype, or u8 [n, 34 G] as `int8` has them, one under the other
-        with N rows in all, plus bias [N] and add [T, N]: [T, N], in fp32 if `wide`."""
+        """x [T, K] times matrices [n, K] of x's dtype, or u8 [n, 34 G] as `int8` has them, one under the
+        other with N rows in all, plus bias [N] and add [T, N]: [T, N], in fp32 if `wide`."""
         rows, k = x.shape
         sizes = [weight.shape[0] for weight in weights]
         out = torch.empty(rows, sum(sizes), dtype=torch.float32 if wide else x.dtype)

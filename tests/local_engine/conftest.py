@@ -10,13 +10,21 @@ import torch
 from openai_harmony import HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding
 
 from local_engine.make import make_checkpoint
+from local_engine.ops import Ops
 from local_engine.vocabulary import Vocabulary, find_ranks, load_vocabulary
+from tests.local_engine.kernels import ops_named
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """These models are tiny, and threads that spin for work are ruinous on a shared machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def ops(request: pytest.FixtureRequest) -> Ops:
+    """The set of operations that a test is parametrised with by name."""
+    return ops_named(request.param)
 
 
 @pytest.fixture(scope="session")

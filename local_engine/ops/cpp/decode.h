@@ -45,7 +45,6 @@ template <class T> INLINE void decode_packed(long groups, const uint8_t *blocks,
 // One row of int8: 32 values a group, and behind them each group's scale. The last group may be cut short.
 template <class T> INLINE void decode_bytes(long k, const uint8_t *row, T *out) {
   long groups = (k + GROUP - 1) / GROUP;
-  const bf16 *scales = (const bf16 *)(row + GROUP * groups);
   for (long at = 0; at < k; at++)
-    put_float(out + at, (float)(int8_t)row[at] * one_float(scales[at / GROUP]));
+    put_float(out + at, (float)(int8_t)row[at] * half_scale(row + GROUP * groups, at / GROUP));
 }
