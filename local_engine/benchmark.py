@@ -19,9 +19,9 @@ import torch
 
 from local_engine.config import ModelConfig
 from local_engine.engine import Engine
+from local_engine.footprint import needs
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.machine import Device, describe
-from local_engine.memory import needs
 from local_engine.model import kv_block_bytes
 from local_engine.sampling import SamplingParams
 from local_engine.steps import Failed, Finished, Step, Token

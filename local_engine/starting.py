@@ -78,10 +78,10 @@ def takes_running(command: Command) -> Command:
         ),
         click.option(
             "--kernels",
-            type=click.Choice(["triton", "eager"]),
-            default="triton",
+            type=click.Choice(["compiled", "eager"]),
+            default="compiled",
             show_default=True,
-            help="On a GPU: the engine's own, or plain torch operations, slow and easy to look into.",
+            help="The engine's own, made for the device, or plain torch operations, slow and easy to look into.",
         ),
         click.option(
             "--exact",
@@ -170,6 +170,7 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
     from local_engine.machine import available
     from local_engine.memory import fit
     from local_engine.opening import DTYPES, EngineOptions, ops_for
+    from local_engine.ops import cpu, exact
 
     longest = checkpoint.config.max_context_tokens
     if (running.max_context_tokens or 0) > longest:
@@ -178,7 +179,7 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
             "asked for: ask for fewer"
         )
     device = device_of(running)
-    ops_for(
+    ops = ops_for(
         EngineOptions(dtype=running.dtype, device=device, exact=running.exact, kernels=running.kernels)
     )
     limits = running.limits()
@@ -192,6 +193,7 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
         max_context_tokens=running.max_context_tokens,
         kv_bytes=None if running.kv_gib is None else int(running.kv_gib * (1 << 30)),
         dense_experts=bool(checkpoint.dense),
+        eager=ops.attend in (cpu.attend, exact.attend),
         ignore=running.ignore_memory,
     )
     for text in found.notes:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from local_engine.ops import Ops
+from tests.local_engine.kernels import ops_named
+
 # What a fixture needs is imported by it: the tests of the engine's core run where only torch is.
 if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
@@ -20,6 +23,12 @@ if TYPE_CHECKING:
 def one_thread() -> None:
     """These models are tiny, and threads that spin for work are ruinous on a shared machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def ops(request: pytest.FixtureRequest) -> Ops:
+    """The set of operations that a test is parametrised with by name."""
+    return ops_named(request.param)
 
 
 @pytest.fixture(scope="session")
