@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.duel import LLAMA, OURS, THEIRS, Duel
 from bench.rows import Row
-from bench.traffic import Traffic, traffic
+from bench.traffic import traffic
 from bench.turns import Series
 from local_engine.config import ModelConfig
 
@@ -60,31 +60,23 @@ def stages_of(duel: Duel, config: ModelConfig) -> list[dict[str, Any]]:
     """Milliseconds and GB/s of each stage of a token behind the shortest context, both engines side by side,
     over all layers; `host` is what our engine does besides its operations."""
     context = min(duel.decode)
-    read = {
-        OURS: traffic(config, duel.dense, context),
-        LLAMA: traffic(config, THEIRS[duel.dense], context),
-    }
+    read = traffic(config, duel.dense, context)
     listed = []
     for stage in (*STAGES, "sample", "host"):
         line: dict[str, Any] = {"stage": stage}
         for name, spent_s in duel.stages.items():
             if stage in spent_s:
-                line[name] = _pace(spent_s[stage], getattr(read[name], stage, 0))
+                line[name] = _pace(spent_s[stage], getattr(read, stage, 0))
         listed.append(line)
     for what, names in (("a layer", STAGES[:-1]), ("whole", (*STAGES, "sample", "host"))):
         line = {"stage": what}
         for name, spent_s in duel.stages.items():
             parts = config.num_hidden_layers if what == "a layer" else 1
             total_s = sum(spent_s.get(stage, 0.0) for stage in names)
-            nbytes = sum(_bytes(read[name], stage) for stage in names)
+            nbytes = sum(getattr(read, stage, 0) for stage in names)
             line[name] = _pace(total_s / parts, nbytes // parts)
         listed.append(line)
     return listed
-
-
-def _bytes(read: Traffic, stage: str) -> int:
-    nbytes: int = getattr(read, stage, 0)
-    return nbytes
 
 
 def _pace(seconds: float, nbytes: int) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Bytes that a decoded token reads, by where they are: what a rate has to be held against.
 
 Weights once, of the experts those that a token chose, of the embedding one row, keys and values of what the
-token sees. A value takes two bytes in bf16; in int8 one and a scale for each row; in ggml's Q8_0 34 bytes for
-32 values. The router, norms, biases and sinks stay as they are stored: together they are a thousandth.
+token sees. A value takes two bytes in bf16; in int8 32 values and their factor take 34, which is also ggml's
+Q8_0. The router, norms, biases and sinks stay as they are stored: together they are a thousandth.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Literal
 from local_engine.config import ModelConfig
 from local_engine.tensors import TensorSpec, tensor_specs
 
-Dense = Literal["bf16", "int8", "q8_0"]
+Dense = Literal["bf16", "int8"]
 QUANTIZED = ("attn.qkv.weight", "attn.out.weight", "unembedding.weight")
+GROUP, GROUP_BYTES = 32, 34
 KV_BYTES = 2
-ROW_SCALE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def _read(config: ModelConfig, spec: TensorSpec, dense: Dense) -> int:
         return spec.nbytes // config.vocab_size
     if ".mlp.mlp" in spec.name:
         return spec.nbytes * config.experts_per_token // config.num_experts
-    if spec.name.endswith(QUANTIZED) and dense != "bf16":
+    if spec.name.endswith(QUANTIZED) and dense == "int8":
         rows, columns = spec.shape
-        return rows * (columns + ROW_SCALE_BYTES) if dense == "int8" else rows * columns // 32 * 34
+        return rows * columns // GROUP * GROUP_BYTES
     return spec.nbytes

@@ -86,7 +86,8 @@ class Llama:
         return {}
 
     def profile(self, context: int, tokens: int) -> dict[str, Any]:
-        """Seconds a token of each stage, in a context of its own that stops behind each."""
+        """Seconds a token of each stage and of the rest (`host`), in a context of its own that stops behind
+        each."""
         spent: dict[str, float] = defaultdict(float)
         base = ctypes.CDLL(str(Path(lib.__file__).parent / "lib" / "libggml-base.so"))
         base.ggml_get_name.restype, base.ggml_get_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
@@ -110,14 +111,17 @@ class Llama:
             for _ in range(UNMEASURED):
                 token = self._next(token)
             spent.clear()
+            began_s = time.perf_counter()
             for _ in range(tokens):
                 last_s = time.perf_counter()
                 token = self._next(token)
+            whole_s = time.perf_counter() - began_s
         finally:
             lib.llama_free(self._context)
             self._context, self._held = plain, []
             self._forget(0)
-        return {stage: spent_s / tokens for stage, spent_s in spent.items()}
+        stages = {stage: spent_s / tokens for stage, spent_s in spent.items()}
+        return {**stages, "host": (whole_s - sum(spent.values())) / tokens}
 
     def about(self) -> dict[str, Any]:
         """Which features its kernels were built with."""

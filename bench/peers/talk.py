@@ -52,6 +52,8 @@ class Peer:
         except BrokenPipeError:
             answer = ""
         if not answer:
+            # What it says last, it says while it ends.
+            self._process.wait(STOP_S)
             tail = self._log.read_text(errors="replace")[-LOG_TAIL:]
             raise NotStarted(f"`{self.name}` ended when asked for `{do}`; its output ends with:\n{tail}")
         found: dict[str, Any] = json.loads(answer)
