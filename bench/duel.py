@@ -6,6 +6,8 @@ import json
 import os
 import random
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -101,11 +103,14 @@ def duel(
         if together:
             engines = {name: opened.enter_context(side.started()) for name, side in sides.items()}
         about = {name: engine.ask("about") for name, engine in engines.items()}
+        note(f"{dense} dense: do they agree?")
         agreements = agree(model, engines, wanted.threads, folder)
         decode = {}
         for context in wanted.contexts:
+            note(f"{dense} dense: decoding at {context}")
             decode[context] = series(engines, wanted.rounds, "decode", context=context, tokens=wanted.tokens)
             between()
+        note(f"{dense} dense: stages of a token, and prompts of {wanted.prompt_tokens}")
         first = min(wanted.contexts)
         stages = {
             name: engine.ask("profile", context=first, tokens=wanted.tokens)
@@ -116,6 +121,11 @@ def duel(
         prefill = series(engines, wanted.rounds, "prefill", seeded=True, tokens=wanted.prompt_tokens)
         between()
     return Duel(dense, together, agreements, decode, prefill, stages, about)
+
+
+def note(text: str) -> None:
+    """What happens now, with the time, for whoever waits."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def sides_of(model: Path, gguf: Path, dense: OurDense, wanted: Wanted, folder: Path) -> dict[str, Side]:

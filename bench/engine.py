@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from bench.bandwidth import Reader
-from bench.duel import OURS, THEIRS, Duel, Side, Wanted, duel, series, sides_of
+from bench.duel import OURS, THEIRS, Duel, Side, Wanted, duel, note, series, sides_of
 from bench.engine_rows import rows_of, stage_lines, stages_of
 from bench.models import Subject, gguf_of, random_20b, subject
 from bench.peers.build import ROOT
@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
         gguf_of(model.path, THEIRS[dense])
     torch.set_num_threads(options.threads)
     reader = Reader(options.threads)
+    note("how fast memory is read")
     reader.measure()
     with tempfile.TemporaryDirectory(prefix="douane-bench-") as folder:
         duels = [duel(model, dense, wanted, Path(folder), reader.measure) for dense in options.dense]
@@ -117,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
 
 def transformers_series(wanted: Wanted, folder: Path) -> Series | str:
     """Decoding of two layers by our engine and by transformers, whose experts are decoded to bf16."""
+    note(f"{TRANSFORMERS}, {TRANSFORMERS_LAYERS} layers")
     model: Subject = subject(random_20b(TRANSFORMERS_LAYERS))
     alone = dataclasses.replace(wanted, contexts=(TRANSFORMERS_CONTEXT,), tokens=wanted.tokens // 2)
     gguf = model.path  # not started: only our side is
