@@ -83,7 +83,7 @@ def _pace(seconds: float, nbytes: int) -> dict[str, float]:
     return {
         "ms": round(seconds * 1e3, 3),
         "mb": round(nbytes / 1e6, 1),
-        "gb_per_s": round(nbytes / max(seconds, 1e-9) / 1e9, 1),
+        "gb_per_s": round(nbytes / seconds / 1e9, 1) if seconds else 0.0,
     }
 
 
