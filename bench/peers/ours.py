@@ -45,7 +45,7 @@ class Ours:
             checkpoint,
             EngineOptions(
                 dtype="bf16",
-                **({} if dense == "bf16" else {"dense": dense}),
+                dense="int8" if dense == "int8" else None,
                 max_running=1,
                 max_context_tokens=context_tokens,
                 # Prompts that are decoded behind again and again stay cached beside those that come once.
