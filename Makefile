@@ -11,7 +11,7 @@ GPU_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check bench gpu format lock notices clean venv-run venv-dev
+.PHONY: help run demo test check bench bench-engine bench-peers gpu format lock notices clean venv-run venv-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ bench: venv-dev ## what the gateway costs beside a bare forwarder, as JSON
 gpu: ## the engine on an NVIDIA GPU, checked and measured, by the `python3` that is there
 	@exec $(PYTHON) -m bench.gpu $(GPU_ARGS)
 
+bench-engine: venv-dev ## the local engine on this CPU beside llama.cpp and transformers, as JSON
+	@exec $(BIN)/python -m bench.engine $(BENCH_ARGS)
+
+bench-peers: venv-dev ## what `make bench-engine` needs: llama.cpp, built once into .peers/ (minutes)
+	@exec $(BIN)/python -m bench.peers.build
+
 format: venv-dev ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -62,11 +68,12 @@ lock: venv-dev ## new requirements/*.txt with hashes from pyproject.toml and req
 	$(LOCK) pyproject.toml requirements/run.in requirements/dev.in $(COMMON) -c requirements/run.txt -o requirements/dev.txt
 	$(LOCK) requirements/cpu.in -o requirements/cpu.txt
 	$(LOCK) requirements/triton-3.6.in -o requirements/triton-3.6.txt
+	$(LOCK) requirements/peers.in -o requirements/peers.txt
 
 notices: venv-dev ## THIRD_PARTY_NOTICES.md from the pins and the installed packages
 	$(BIN)/python requirements/notices.py
 
 # Not `var`: keys and audit are in there.
 clean: ## remove the virtual environment and what tools have made (var/, with keys and audit, stays)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -307,19 +307,26 @@ def bench(
     help="Hugging Face's names, or those of the released `original/` folder.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option("--layers", type=click.IntRange(1), help="Only so many layers of a random preset.")
 @click.option(
     "--vocabulary", type=click.Path(path_type=Path), help="An o200k_base.tiktoken; default: litellm's copy."
 )
 @_exits_3
 def make(
-    out: Path, preset: str, format_: Literal["hf", "original"], seed: int, vocabulary: Path | None
+    out: Path,
+    preset: str,
+    format_: Literal["hf", "original"],
+    seed: int,
+    layers: int | None,
+    vocabulary: Path | None,
 ) -> None:
     """Write a checkpoint: a tiny trained demo, or random weights in another preset's shape."""
     from local_engine.make import make_checkpoint
 
-    files = make_checkpoint(out, preset, format_, seed, ranks=vocabulary)
+    files = make_checkpoint(out, preset, format_, seed, layers=layers, ranks=vocabulary)
     weights = "a tiny model for demos" if preset == "demo" else f"random weights, seed {seed}"
-    click.echo(f"wrote {len(files)} files to {out}: preset `{preset}`, {weights}, {format_} format")
+    depth = "" if layers is None else f" cut to {layers} layers"
+    click.echo(f"wrote {len(files)} files to {out}: preset `{preset}`{depth}, {weights}, {format_} format")
 
 
 @main.command()

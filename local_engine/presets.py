@@ -34,6 +34,12 @@ class Preset:
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
         return self.draw(spec, generator)
 
+    def cut_to(self, layers: int) -> Preset:
+        """The same widths with so many layers, and a name that says so."""
+        return Preset(
+            f"{self.name}-{layers}-layers", replace(self.config, num_hidden_layers=layers), self.draw
+        )
+
 
 def random_tensor(spec: TensorSpec, generator: torch.Generator, scales: tuple[int, int]) -> torch.Tensor:
     """Norms near one, sinks and biases of order one or less, matrices that keep a vector's size.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from huggingface_hub import constants
 
@@ -56,6 +58,32 @@ def test_the_demo_is_made_and_inspected_as_a_tiny_model_that_was_trained(tmp_pat
         "weights: a tiny model trained on made-up conversations: it answers small talk and knows nothing\n"
         in run("inspect", str(out)).output
     )
+
+
+def test_a_preset_cut_to_fewer_layers_says_so_and_is_the_first_of_them(
+    tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "short"
+    made = run("make-checkpoint", str(out), "--preset", "tiny", "--seed", "1", "--layers", "3")
+    found = json.loads(run("inspect", str(out), "--format", "json").output)
+    short, whole = open_checkpoint(out), open_checkpoint(tiny["hf"])
+    names = [spec.name for spec in tensor_specs(short.config)]
+
+    assert (made.exit_code, made.output) == (
+        0,
+        f"wrote 2 files to {out}: preset `tiny` cut to 3 layers, random weights, seed 1, hf format\n",
+    )
+    assert (found["preset"], found["fingerprint"]) == ("tiny-3-layers", "douane-tiny-3-layers-random")
+    assert short.config == replace(whole.config, num_hidden_layers=3)
+    assert all(torch.equal(short.tensor(name), whole.tensor(name)) for name in names)
+
+
+def test_the_demo_cannot_be_cut(tmp_path: Path) -> None:
+    result = run("make-checkpoint", str(tmp_path / "demo"), "--layers", "2")
+
+    assert result.exit_code == 3
+    assert result.stderr == ("error: the demo was trained with the layers it has: choose another preset\n")
+    assert not (tmp_path / "demo").exists()
 
 
 def test_making_a_checkpoint_twice_is_refused(tiny: dict[str, Path]) -> None:
