@@ -19,16 +19,19 @@ def picked(scores, inside, TOP: tl.constexpr, BE: tl.constexpr, COMPUTE: tl.cons
     """The TOP experts of each row by its scores f32 [BT, BE], -inf where not `inside`: ids i32 [BT, BE] and
     shares f32 [BT, BE].
 
-    Column e is expert e, or nobody with a share of 0. Of equal scores the lowest id wins. Shares are the
-    softmax over the chosen, rounded to COMPUTE like the reference's.
+    Column e is expert e, or nobody with a share of 0. Of equal scores the lowest id wins; NaN is never
+    chosen, so that a row of those goes to nobody. Shares are the softmax over the chosen, rounded to COMPUTE
+    like the reference's.
     """
     expert = tl.arange(0, BE)
     left = scores
+    chosen = inside & (expert < 0)[None, :]
     for _ in tl.static_range(TOP):
         best = tl.max(left, 1)
         first = tl.min(tl.where(left == best[:, None], expert[None, :], BE), 1)
-        left = tl.where(expert[None, :] == first[:, None], float("-inf"), left)
-    chosen = inside & (left != scores)
+        mine = expert[None, :] == first[:, None]
+        chosen = chosen | (inside & mine)
+        left = tl.where(mine, float("-inf"), left)
     highest = tl.max(tl.where(chosen, scores, -1e38), 1)
     weight = tl.exp(tl.where(chosen, scores, float("-inf")) - highest[:, None])
     total = tl.sum(weight, 1)
@@ -77,7 +80,7 @@ def touched(experts, slot, BE: tl.constexpr):
 
 @triton.jit
 def members(experts, shares, expert):
-    """Which rows [BT] chose an expert, its place among each row's own, and its shares. Nobody chose nobody."""
+    """Which rows [BT] chose an expert, its place among each row's own, its shares. Nobody chose nobody."""
     mine = (experts == expert) & (expert != NOBODY)
     place = tl.sum((experts < expert).to(tl.int32), 1)
     return tl.sum(mine.to(tl.int32), 1) > 0, place, tl.sum(tl.where(mine, shares, 0.0), 1)

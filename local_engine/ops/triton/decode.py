@@ -37,7 +37,7 @@ mul.lo.u32 code, code, 0x0104;
 and.b32 $3, code, 0x81C081C0;
 }
 """)
-"""Four bytes to eight bf16: $0 and $1 hold the low nibbles of bytes 0, 1 and 2, 3, and $2 and $3 the high ones.
+"""Four bytes to eight bf16: $0 and $1 hold the low nibbles of bytes 0, 1 and 2, 3; $2 and $3 the high ones.
 
 Bytes 1 and 2 change places first, so that those of one register are 16 bits apart. A code is written twice by
 one product, its sign where bit 15 is and its magnitude where bits 6 to 8 are, and a mask drops the rest. The

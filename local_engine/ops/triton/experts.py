@@ -35,25 +35,21 @@ UP = (
     Config(16, {"R": 32, "BN": 16, "P": 4, "GT": 4}, warps=4, stages=3, registers=144),
     Config(64, {"R": 32, "BN": 16, "P": 4, "GT": 4}, warps=4, stages=3),
 )
-"""R weight rows of one expert a program, in P parts of GT groups of 32 columns a time, for BN rows of the batch
-at once: one warp a part."""
+"""R weight rows of one expert a program, for BN rows of the batch at once, in P parts of GT groups of 32
+columns a time: one warp a part."""
 
 DOWN = (
     Config(8, {"R": 16, "BN": 8, "Q": 4, "S": 2, "GT": 8}, warps=8, stages=3, registers=128),
     Config(16, {"R": 16, "BN": 16, "Q": 4, "S": 2, "GT": 4}, warps=8, stages=3, registers=128),
     Config(64, {"R": 16, "BN": 16, "Q": 4, "S": 1, "GT": 4}, warps=4, stages=3, registers=168),
 )
-"""R output rows a program, Q experts at a time, each in S parts as above: one warp a part. BN is as in `UP`."""
+"""R output rows a program, Q experts at a time, each in S parts as above. BN is as in `UP`."""
 
 
 @triton.jit
 def within(row, ROWS: tl.constexpr, R: tl.constexpr):
     """Which rows of a tile of R there are: known before any is looked at where R divides ROWS."""
-    if ROWS % R == 0:
-        live = tl.full([R], 1, tl.int1)
-    else:
-        live = row < ROWS
-    return live
+    return tl.full([R], 1, tl.int1) if ROWS % R == 0 else row < ROWS
 
 
 @triton.jit
@@ -97,11 +93,10 @@ def product(
     even_at = (operand * (G * 32))[:, :, None] + byte[:, None, :]
     live_row, live = live_row[:, :, None], live[:, :, None]
     sums = tl.zeros([P, R, operand.shape[1]], tl.float32)
-    # The scales of a step are on their way while the one before is worked on: they are too narrow for the
-    # copies that run ahead of the loop.
-    factor = scale_factor(
-        tl.load(scales + scales_at, mask=live_row & (group < G)[:, None, :], other=0), COMPUTE
-    )
+    # Scales are too narrow for the copies that run ahead of the loop: those of a step are asked for two steps
+    # before, and made factors one step before, where each thread has few of them.
+    near = live_row & (group < G)[:, None, :]
+    factor = scale_factor(tl.load(scales + scales_at, mask=near, other=0), COMPUTE)
     coming = live_row & (group < G - STEP)[:, None, :]
     scale = tl.load(scales + STEP + scales_at, mask=coming, other=0)
     for first in range(0, G, STEP):
@@ -197,8 +192,8 @@ def down(
 ):  # fmt: skip
     """Program n: R rows of the second projection of every expert touched, their weighted sum, the residual.
 
-    a [T, TOP, 32 G] in `place` order, x and out [T, ROWS], slots, pairs and weights as `up` leaves them. Where
-    not every row has a column of its own, `parts` f32 [T, TOP, ROWS] holds the weighted outputs until all
+    a [T, TOP, 32 G] in `place` order, x and out [T, ROWS]; slots, pairs and weights are `up`'s. Where not
+    every row has a column of its own, `parts` f32 [T, TOP, ROWS] holds the weighted outputs until all
     experts of a row are there; each program reads only what it wrote itself.
     """
     if PDL:
@@ -215,18 +210,20 @@ def down(
         there = slot < filled
         expert = tl.load(slots + slot * 3, mask=there, other=0)
         count = tl.load(slots + slot * 3 + 1, mask=there, other=0)
-        live_rows = there[:, None] & live_row[None, :]
+        first_part = (count > 0) & (start == 0)
         added = tl.load(
-            bias + expert[:, None] * ROWS + row[None, :], mask=live_rows & (start == 0)[:, None], other=0.0
+            bias + expert[:, None] * ROWS + row[None, :],
+            mask=first_part[:, None] & live_row[None, :],
+            other=0.0,
         ).to(tl.float32)
         for first in range(0, 1 if BT == BN else tl.max(count), BN):
             at = slot[:, None] * BT + first + n[None, :]
-            known = (there & (first < count))[:, None]
-            pair = tl.load(pairs + at, mask=known, other=-1)
-            weight = tl.load(weights + at, mask=known, other=0.0)
+            wanted = (first < count)[:, None]
+            pair = tl.load(pairs + at, mask=wanted, other=-1)
+            weight = tl.load(weights + at, mask=wanted, other=0.0)
             sums = product(
-                blocks, scales, a, expert * ROWS + tl.program_id(0) * R, live_rows, pair, pair >= 0, start,
-                R, G, S * GT, GT, COMPUTE, PACKED_BODY,
+                blocks, scales, a, expert * ROWS + tl.program_id(0) * R, wanted & live_row[None, :],
+                pair, pair >= 0, start, R, G, S * GT, GT, COMPUTE, PACKED_BODY,
             )  # fmt: skip
             sums = (sums + added[:, :, None]) * weight[:, None, :]
             if BT == BN:

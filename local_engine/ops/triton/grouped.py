@@ -20,7 +20,8 @@ from local_engine.ops.triton.swiglu import swiglu
 
 GROUPED = (
     Config(512, {"R": 128, "BN": 32, "GT": 4}, warps=4, stages=3),
-    Config(1 << 30, {"R": 128, "BN": 64, "GT": 4}, warps=4, stages=3),
+    Config(2048, {"R": 128, "BN": 64, "GT": 4}, warps=4, stages=3),
+    Config(1 << 30, {"R": 128, "BN": 128, "GT": 4}, warps=8, stages=3),
 )
 """R weight rows and BN pairs a program, GT groups of 32 columns a time."""
 
@@ -29,12 +30,13 @@ SUM = (Config(1 << 30, {"BH": 1024}, warps=4),)
 
 @triton.jit
 def product(
-    x, blocks, scales, pair, X_PER_ROW: tl.constexpr, expert, row,
+    x, blocks, scales, pair, PER_ROW: tl.constexpr, expert, row,
     G: tl.constexpr, ROWS: tl.constexpr, GT: tl.constexpr,
     COMPUTE: tl.constexpr, PACKED_BODY: tl.constexpr,
 ):  # fmt: skip
-    """Sums f32 [R, BN] of an expert's rows `row` and the operand rows pair // X_PER_ROW of x [.., 32 G], which
-    is in `place` order. Pairs below 0 count as 0."""
+    """Sums f32 [R, BN] of an expert's rows `row` and rows pair // PER_ROW of x [.., 32 G] in `place` order.
+
+    Pairs below 0 count as 0."""
     R: tl.constexpr = row.shape[0]
     BN: tl.constexpr = pair.shape[0]
     byte = tl.arange(0, 16 * GT)
@@ -42,7 +44,7 @@ def product(
     at = expert.to(tl.int64) * ROWS + row
     packed_at = blocks + at[:, None] * (G * 16) + byte[None, :]
     scales_at = scales + at[:, None] * G + group[None, :]
-    even_at = x + (pair // X_PER_ROW).to(tl.int64)[:, None] * (G * 32) + byte[None, :]
+    even_at = x + (pair // PER_ROW).to(tl.int64)[:, None] * (G * 32) + byte[None, :]
     live_rows, live = (row < ROWS)[:, None], (pair >= 0)[:, None]
     sums = tl.zeros([R, BN], tl.float32)
     scale = tl.load(scales_at, mask=live_rows & (group < G)[None, :], other=0)
@@ -96,7 +98,7 @@ def grouped_down(
     R: tl.constexpr, BN: tl.constexpr, GT: tl.constexpr,
     COMPUTE: tl.constexpr, PACKED_BODY: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (n, tile): R rows of the second projection for the pairs of a tile. Writes o [T * TOP, ROWS]."""
+    """Program (n, tile): R rows of the second projection for a tile's pairs. Writes o [T * TOP, ROWS]."""
     if PDL:
         tl.extra.cuda.gdc_wait()
     tile = tl.program_id(1)
@@ -116,7 +118,7 @@ def weighted(
     o, shares, x, out,
     ROWS: tl.constexpr, TOP: tl.constexpr, BH: tl.constexpr, COMPUTE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (row, n): out [T, ROWS] = x + the outputs o [T, TOP, ROWS] of a row's experts by their shares."""
+    """Program (row, n): out [T, ROWS] = x + o [T, TOP, ROWS] of a row's experts by their shares [T, TOP]."""
     if PDL:
         tl.extra.cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)

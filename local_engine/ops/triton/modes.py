@@ -13,8 +13,8 @@ from local_engine.ops.triton.configs import Config
 def modes(x: torch.Tensor, config: Config, *, weights: bool = False) -> dict[str, Any]:
     """Constexprs and options of a launch on x's device in x's dtype; `weights` for a kernel that decodes.
 
-    A host's tensors mean the interpreter: no launch that overlaps the one before, no packed body. fp32 is there
-    to be compared with; its tiles are twice as large, so that none is copied ahead and no register is spared.
+    A host's tensors mean the interpreter: no launch that overlaps the one before, no packed body. fp32 is to
+    be compared with; its tiles are twice as large, so that none is copied ahead and no register is spared.
     """
     whole = x.dtype == torch.float32
     told = {"COMPUTE": tl.float32 if whole else tl.bfloat16, "PDL": x.is_cuda, **config.options}

@@ -20,13 +20,13 @@ SCORED_ROWS = 16
 """Up to this many rows are only scored, each expert by a program of its own; more share programs, which then
 have all scores of their rows and choose. One program alone takes several times as long to read the router."""
 
-SCORE = (Config(SCORED_ROWS, {"BE": 2}, warps=4),)
+SCORE = (Config(SCORED_ROWS, {"BE": 1}, warps=8),)
 
-ROUTE = (Config(1 << 30, {"BM": 16, "BK": 64}, warps=4, stages=3),)
+ROUTE = (Config(1 << 30, {"BM": 16, "BK": 128}, warps=8, stages=3),)
 
 
 class Scored(NamedTuple):
-    """Normed rows t [T, H] in `place` order, the router's logits f32 [T, E], and how many experts a row has."""
+    """Normed rows t [T, H] in `place` order, the router's logits f32 [T, E], how many experts a row has."""
 
     t: torch.Tensor
     logits: torch.Tensor
@@ -77,7 +77,7 @@ def route_rows(
     E: tl.constexpr, H: tl.constexpr, TOP: tl.constexpr, EPS: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, COMPUTE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """A program takes BM rows: norm, logits, choice. Writes t [T, H], ids i32 [T, TOP], shares f32 [T, TOP]."""
+    """A program takes BM rows: norm, logits, choice. Writes t, ids i32 [T, TOP] and shares f32 [T, TOP]."""
     BE: tl.constexpr = triton.next_power_of_2(E) if E > 16 else 16
     expert = tl.arange(0, BE)
     row = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -130,8 +130,7 @@ def route(x: torch.Tensor, layer: Layer, top: int) -> Sent:
     if rows <= SCORED_ROWS:
         config = chosen(SCORE, rows)
         logits = torch.empty(rows, count, dtype=torch.float32, device=x.device)
-        grid = (triton.cdiv(count, config.sizes["BE"]), rows)
-        score[grid](*given, logits, **sizes, **modes(x, config))
+        score[triton.cdiv(count, config.sizes["BE"]), rows](*given, logits, **sizes, **modes(x, config))
         return Scored(t, logits, top)
     config = chosen(ROUTE, rows)
     ids = torch.empty(rows, top, dtype=torch.int32, device=x.device)

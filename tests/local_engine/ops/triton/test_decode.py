@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from local_engine import mxfp4
 from local_engine.ops.triton.decode import PACKED, SHIFTED, every_value
 
 
-def permuted(word: np.ndarray, selectors: int) -> np.ndarray:
+def permuted(word: Any, selectors: int) -> Any:
     """PTX's `prmt` of a register and zero, for selectors below 4."""
     chosen = [(selectors >> 4 * n) & 7 for n in range(4)]
     return (
@@ -18,7 +21,15 @@ def permuted(word: np.ndarray, selectors: int) -> np.ndarray:
     )
 
 
-def run(assembly: str, words: np.ndarray) -> list[np.ndarray]:
+INSTRUCTIONS: dict[str, Callable[[Any, int], Any]] = {
+    "prmt.b32": permuted,
+    "shr.u32": lambda word, bits: word >> np.uint32(bits),
+    "and.b32": lambda word, mask: word & np.uint32(mask),
+    "mul.lo.u32": lambda word, by: (word.astype(np.uint64) * by).astype(np.uint32),
+}
+
+
+def run(assembly: str, words: Any) -> list[Any]:
     """What the instructions of the packed body leave in $0 to $3, with $4 = words u32."""
     registers = {"$4": words}
     for line in assembly.replace(";", "").splitlines():
@@ -26,12 +37,7 @@ def run(assembly: str, words: np.ndarray) -> list[np.ndarray]:
         if name in "{}" or name.startswith(".reg"):
             continue
         to, source, last = operands[0], registers[operands[1]], int(operands[-1], 0)
-        registers[to] = {
-            "prmt.b32": lambda a, b: permuted(a, b),
-            "shr.u32": lambda a, b: a >> np.uint32(b),
-            "and.b32": lambda a, b: a & np.uint32(b),
-            "mul.lo.u32": lambda a, b: (a.astype(np.uint64) * b).astype(np.uint32),
-        }[name](source, last)
+        registers[to] = INSTRUCTIONS[name](source, last)
     return [registers[f"${n}"] for n in range(4)]
 
 
@@ -49,9 +55,8 @@ def test_every_byte_under_every_scale_is_decoded_exactly() -> None:
 def test_the_packed_body_puts_the_same_values_of_every_byte_in_the_order_of_the_bytes() -> None:
     draw = torch.Generator().manual_seed(0)
     packed = torch.stack([torch.randperm(256, generator=draw) for _ in range(4)], 1).to(torch.uint8)
-    values = mxfp4.decode(
-        packed.flatten().view(-1, 16), torch.full((64,), 127, dtype=torch.uint8), torch.float32
-    )
+    ones = torch.full((64,), 127, dtype=torch.uint8)
+    values = mxfp4.decode(packed.flatten().view(-1, 16), ones, torch.float32)
     low, high = values.view(256, 4, 2).unbind(-1)
 
     found = run(PACKED.value, packed.numpy().view(np.uint32)[:, 0])

@@ -1,4 +1,4 @@
-"""Router and experts give what plain torch gives, at every number of rows and at sizes that nothing divides."""
+"""Router and experts give what plain torch gives, at every number of rows and sizes that nothing divides."""
 
 from __future__ import annotations
 
@@ -84,7 +84,6 @@ def test_few_rows_are_scored(rows: int) -> None:
 
     assert isinstance(sent, Scored)
     t = ref.OPS.route(x, layer, ODD.top).t
-    close(torch.cat([sent.t[:, :48, None], sent.t[:, 48:, None]], -1).flatten(1), t)
     close(sent.logits, t @ layer.gate_weight.T + layer.gate_bias)
 
 
@@ -111,6 +110,33 @@ def test_of_equal_scores_the_lowest_id_wins(rows: int) -> None:
     found = experts(route(x, alike, ODD.top), alike, LIMIT, x)
 
     close(found, ref.OPS.experts(ref.OPS.route(x, wanted, ODD.top), wanted, LIMIT, x))
+
+
+@pytest.mark.parametrize("rows", [2, 4, 20, 70])
+def test_a_row_that_is_not_a_number_stays_one_and_disturbs_no_other(rows: int) -> None:
+    layer, x = drawn_layer(ODD), rows_of(rows, ODD)
+    wanted = experts(route(x, layer, ODD.top), layer, LIMIT, x)
+    x[0] = torch.nan
+
+    found = experts(route(x, layer, ODD.top), layer, LIMIT, x)
+
+    assert found[0].isnan().all()
+    close(found[1:], wanted[1:])
+
+
+def test_a_row_alone_that_is_not_a_number_stays_one() -> None:
+    layer, x = drawn_layer(ODD), torch.full((1, ODD.hidden), torch.nan)
+
+    assert experts(route(x, layer, ODD.top), layer, LIMIT, x).isnan().all()
+
+
+@pytest.mark.parametrize("rows", [1, SCORED_ROWS + 1])
+def test_rows_near_zero_are_normed_with_the_reference_s_epsilon(rows: int) -> None:
+    layer, x = drawn_layer(ODD), 1e-3 * rows_of(rows, ODD)
+
+    found = torch.stack(route(x, layer, ODD.top).t.chunk(2, dim=-1), -1).flatten(1)
+
+    close(found, ref.OPS.route(x, layer, ODD.top).t)
 
 
 def test_pairs_are_in_tiles_of_one_expert_each() -> None:
