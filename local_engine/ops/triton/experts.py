@@ -210,18 +210,20 @@ def down(
         there = slot < filled
         expert = tl.load(slots + slot * 3, mask=there, other=0)
         count = tl.load(slots + slot * 3 + 1, mask=there, other=0)
-        live_rows = there[:, None] & live_row[None, :]
+        first_part = (count > 0) & (start == 0)
         added = tl.load(
-            bias + expert[:, None] * ROWS + row[None, :], mask=live_rows & (start == 0)[:, None], other=0.0
+            bias + expert[:, None] * ROWS + row[None, :],
+            mask=first_part[:, None] & live_row[None, :],
+            other=0.0,
         ).to(tl.float32)
         for first in range(0, 1 if BT == BN else tl.max(count), BN):
             at = slot[:, None] * BT + first + n[None, :]
-            known = (there & (first < count))[:, None]
-            pair = tl.load(pairs + at, mask=known, other=-1)
-            weight = tl.load(weights + at, mask=known, other=0.0)
+            wanted = (first < count)[:, None]
+            pair = tl.load(pairs + at, mask=wanted, other=-1)
+            weight = tl.load(weights + at, mask=wanted, other=0.0)
             sums = product(
-                blocks, scales, a, expert * ROWS + tl.program_id(0) * R, live_rows, pair, pair >= 0, start,
-                R, G, S * GT, GT, COMPUTE, PACKED_BODY,
+                blocks, scales, a, expert * ROWS + tl.program_id(0) * R, wanted & live_row[None, :],
+                pair, pair >= 0, start, R, G, S * GT, GT, COMPUTE, PACKED_BODY,
             )  # fmt: skip
             sums = (sums + added[:, :, None]) * weight[:, None, :]
             if BT == BN:

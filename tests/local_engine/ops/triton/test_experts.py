@@ -124,6 +124,12 @@ def test_a_row_that_is_not_a_number_stays_one_and_disturbs_no_other(rows: int) -
     close(found[1:], wanted[1:])
 
 
+def test_a_row_alone_that_is_not_a_number_stays_one() -> None:
+    layer, x = drawn_layer(ODD), torch.full((1, ODD.hidden), torch.nan)
+
+    assert experts(route(x, layer, ODD.top), layer, LIMIT, x).isnan().all()
+
+
 @pytest.mark.parametrize("rows", [1, SCORED_ROWS + 1])
 def test_rows_near_zero_are_normed_with_the_reference_s_epsilon(rows: int) -> None:
     layer, x = drawn_layer(ODD), 1e-3 * rows_of(rows, ODD)
