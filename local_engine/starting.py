@@ -178,9 +178,7 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
             "asked for: ask for fewer"
         )
     device = device_of(running)
-    ops_for(
-        EngineOptions(dtype=running.dtype, device=device, exact=running.exact, kernels=running.kernels)
-    )
+    ops_for(EngineOptions(dtype=running.dtype, device=device, exact=running.exact, kernels=running.kernels))
     limits = running.limits()
     found = fit(
         checkpoint.config,

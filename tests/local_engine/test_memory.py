@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_engine.errors import SetupError
-from local_engine.machine import Available
+from local_engine.graphs import sizes_up_to
+from local_engine.machine import Available, Device
 from local_engine.memory import (
+    CUDA_CONTEXT_BYTES,
     GRACE,
     Fit,
     Needs,
@@ -265,3 +267,15 @@ def test_where_the_system_does_not_say_what_it_has_a_moderate_pool_is_made() -> 
 )
 def test_sizes_are_written_for_people(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def test_recorded_steps_count_as_memory_on_a_gpu() -> None:
+    def workspace(device: Device, running: int) -> int:
+        found = needs(GPT_OSS_20B, BF16, device, full_blocks=1, window_blocks=1, max_running=running)
+        return found.workspace_bytes
+
+    few, many = (workspace("cuda", running) - workspace("cpu", running) for running in (1, 64))
+    logits = sum(sizes_up_to(64)) * 201_088 * 4
+
+    assert few >= CUDA_CONTEXT_BYTES
+    assert logits < many - few < 3 * logits
