@@ -41,7 +41,7 @@ class Drawing:
         h = c.hidden_size
         return Layer(
             attn_norm=1 + self.normal(h, scale=0.1, dtype=torch.float32),
-            qkv_weight=self.normal(c.qkv_rows, h, scale=h**-0.5),
+            qkv_parts=(self.normal(c.qkv_rows, h, scale=h**-0.5),),
             qkv_bias=self.normal(c.qkv_rows, scale=0.1),
             sinks=self.normal(c.num_attention_heads),
             out_weight=self.normal(h, c.q_rows, scale=c.q_rows**-0.5),

@@ -161,7 +161,8 @@ def prompting(setting: Setting, model: Model, rows: int, before: int) -> Decode:
     batch.window.slots.copy_(slots)
     batch.draw.temperature.fill_(1.0)
     runs = (Run(0, rows, before, 0),)
-    return Decode(model, replace(batch, runs=runs), filled_kv(model, blocks + 1, blocks + 1))
+    batch = replace(batch, runs=runs, window_base=(base,))
+    return Decode(model, batch, filled_kv(model, blocks + 1, blocks + 1))
 
 
 def decoding(setting: Setting, model: Model, rows: int, context: int) -> Decode:

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from local_engine.batch import Run
 from local_engine.buffers import Buffers
 from local_engine.model import KV, Model, forward
 from local_engine.ops import Ops
@@ -109,7 +110,8 @@ def compile_prompts(model: Model, kv: KV, ops: Ops, buffers: Buffers, step_token
         for rows in (1 << exponent, (1 << exponent) + 1):
             if rows <= step_tokens:
                 batch = buffers.decoding(rows)
-                forward(model, replace(batch, rows=batch.rows[:1]), kv, ops)
+                prompt = replace(batch, rows=batch.rows[:1], runs=(Run(0, rows, 0, 0),))
+                forward(model, prompt, kv, ops)
 
 
 @torch.inference_mode()

@@ -96,7 +96,7 @@ class TestBatchesAndTheLargeModel(Rehearsal):
 def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, deadline_s: float = 30.0) -> Result:
     """A stage whose process runs some code in place of the bench's; ROWS is the path of its rows."""
     program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\nshift 5\nROWS=\"$1\" exec {sys.executable} -c '{code}'\n")
+    program.write_text(f"#!/bin/sh\nshift 6\nROWS=\"$1\" exec {sys.executable} -c '{code}'\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     run = gpu.Run("cuda", False, tmp_path, 1.0)

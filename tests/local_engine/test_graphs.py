@@ -7,7 +7,7 @@ do: results land where they landed when it was recorded, and whatever it reads m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -330,13 +330,7 @@ def test_kernels_for_prompts_are_compiled_before_the_first_request(model: Model)
         rows.append(len(x))
         return ref.OPS.qkv(x, *rest)
 
-    compile_prompts(
-        model,
-        it.kv,
-        Ops(**{**{f.name: getattr(ref.OPS, f.name) for f in fields(Ops)}, "qkv": qkv}),
-        it.buffers,
-        64,
-    )
+    compile_prompts(model, it.kv, replace(ref.OPS, qkv=qkv), it.buffers, 64)
 
     assert sorted(set(rows)) == [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64]
     assert not any(pool[1:].any() for layer in it.kv.layers for pool in (layer.keys, layer.values))

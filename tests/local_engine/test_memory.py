@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from local_engine.checkpoint import open_checkpoint
 from local_engine.errors import SetupError
-from local_engine.footprint import Needs, needs, size
+from local_engine.footprint import CUDA_CONTEXT_BYTES, Needs, needs, size
+from local_engine.graphs import sizes_up_to
 from local_engine.machine import Available, Device
 from local_engine.memory import (
     GRACE,
@@ -360,3 +361,15 @@ def test_plain_operations_need_room_for_what_they_copy() -> None:
     gathered = 2 * 131072 * 8 * 64 * 2
     assert eager.workspace_bytes - lean.workspace_bytes > gathered
     assert eager.mapped_bytes == lean.mapped_bytes
+
+
+def test_recorded_steps_count_as_memory_on_a_gpu() -> None:
+    def workspace(device: Device, running: int) -> int:
+        found = needs(GPT_OSS_20B, BF16, device, full_blocks=1, window_blocks=1, max_running=running)
+        return found.workspace_bytes
+
+    few, many = (workspace("cuda", running) - workspace("cpu", running) for running in (1, 64))
+    logits = sum(sizes_up_to(64)) * 201_088 * 4
+
+    assert few >= CUDA_CONTEXT_BYTES
+    assert logits < many - few < 3 * logits

@@ -1,7 +1,7 @@
 """What the compiler makes of the kernels at the released models' shapes, as JSON on the standard output.
 
-`python -m tests.local_engine.ops.triton.compiling` with `version`, with `launches`, or with the names of
-operations, in a process that does not interpret. Which triton compiles is the first that Python finds.
+`python -m tests.local_engine.ops.triton.compiling` with `version`, with `launches`, or with dtypes and the
+names of operations, in a process that does not interpret. The triton is the first that Python finds.
 """
 
 from __future__ import annotations
@@ -65,15 +65,21 @@ def steps() -> Iterator[tuple[str, str, int, bool, Recorder]]:
     ):
         short = replace(config, num_hidden_layers=2)
         for rows, prompt in (*((n, False) for n in DECODES), *((n, True) for n in PROMPTS)):
-            yield name, str(dtype), rows, prompt, step(short, dtype, package.OPS, rows, prompt)
+            yield (
+                name,
+                str(dtype).removeprefix("torch."),
+                rows,
+                prompt,
+                step(short, dtype, package.OPS, rows, prompt),
+            )
 
 
-def compiled(ops: list[str]) -> list[Compiled]:
+def compiled(dtypes: list[str], ops: list[str]) -> list[Compiled]:
     """Each kernel of some operations once for each way in which it is specialised."""
     first: dict[str, tuple[Launch, tuple[str, str, int, bool]]] = {}
     for name, dtype, rows, prompt, recorder in steps():
         for launch in recorder.launches:
-            if launch.op in ops:
+            if launch.op in ops and dtype in dtypes:
                 first.setdefault(launch.key, (launch, (name, dtype, rows, prompt)))
     return [_compiled(launch, *asked) for launch, asked in first.values()]
 
@@ -87,7 +93,7 @@ def _compiled(launch: Launch, model: str, dtype: str, rows: int, prompt: bool) -
         op=launch.op,
         kernel=launch.kernel.fn.__name__,
         model=model,
-        dtype=dtype.removeprefix("torch."),
+        dtype=dtype,
         rows=rows,
         prompt=prompt,
         constants={names[at[0]]: n for at, n in launch.constants.items() if isinstance(n, int)},
@@ -142,8 +148,8 @@ def main() -> None:
             found: Any = triton.__version__
         case ["launches"]:
             found = launches()
-        case ops:
-            found = [asdict(one) for one in compiled(ops)]
+        case [dtypes, *ops]:
+            found = [asdict(one) for one in compiled(dtypes.split(","), ops)]
     json.dump(found, sys.stdout)
 
 

@@ -40,7 +40,7 @@ def drawn_layer(shape: Shape, *, seed: int = 0, decoded: bool = False) -> Layer:
     nothing = torch.empty(0)
     return Layer(
         attn_norm=nothing,
-        qkv_weight=nothing,
+        qkv_parts=(nothing,),
         qkv_bias=nothing,
         sinks=nothing,
         out_weight=nothing,

@@ -17,12 +17,16 @@ import pytest
 
 from tests.packaging.test_pins import pins
 
+# Some sixty kernels a process, a second each and more while others work.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).resolve().parents[4]
 SHARED_BYTES = 227 << 10
 """What a program may have on a GPU of compute capability 9.0."""
 
 DECODING = ("1", "2", "4", "8", "16", "32", "64", "3", "5", "12", "48")
 ATTENTION, EXPERTS = ("qkv", "attend", "out", "head"), ("route", "experts")
+ALONE = (1, "bfloat16")
 WEIGHTS = ("qkv", "out", "head", "experts")
 """Operations that read more weights than anything else."""
 
@@ -40,7 +44,9 @@ def told(folder: Path | None, *arguments: str) -> Any:
 @pytest.fixture(scope="class")
 def kernels(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """All that the launches of a class's operations compile to."""
-    found: list[dict[str, Any]] = told(request.cls.folder, *request.cls.ops)
+    # fp32 is a mode to look for errors in, and slow to compile: once is enough.
+    dtypes = "bfloat16,float32" if request.cls.folder is None else "bfloat16"
+    found: list[dict[str, Any]] = told(request.cls.folder, dtypes, *request.cls.ops)
     return found
 
 
@@ -74,6 +80,26 @@ class Gate:
         assert [one for one in reading if not one["loads"].get("128")] == []
 
 
+class ExpertsGate(Gate):
+    """Kernels whose speed is that of decoding."""
+
+    ops = EXPERTS
+
+    def test_a_weight_takes_five_instructions_at_most_and_32_of_them_one_load_of_a_scale(
+        self, kernels: list[dict[str, Any]]
+    ) -> None:
+        alone = [one for one in kernels if one["op"] == "experts" and (one["rows"], one["dtype"]) == ALONE]
+
+        assert {one["kernel"] for one in alone} == {"up", "down"}
+        for one in alone:
+            size = one["constants"]
+            parts = size.get("P") or size["Q"] * size["S"]
+            weights = size["R"] * parts * size["GT"] // one["warps"]  # of one thread in one turn of the loop
+            narrow = sum(count for bits, count in one["loop_loads"].items() if int(bits) < 128)
+            assert one["loop"] <= 5 * weights, (one["loop"] / weights, one)
+            assert 1 <= narrow <= weights / 32, one
+
+
 class TestAttentionWithTheTritonInUse(Gate):
     """The pinned version."""
 
@@ -87,17 +113,14 @@ class TestAttentionWithTheOldestTriton(Gate):
     ops = ATTENTION
 
 
-class TestExpertsWithTheTritonInUse(Gate):
+class TestExpertsWithTheTritonInUse(ExpertsGate):
     """The pinned version."""
 
-    ops = EXPERTS
 
-
-class TestExpertsWithTheOldestTriton(Gate):
+class TestExpertsWithTheOldestTriton(ExpertsGate):
     """The oldest that the metadata allows."""
 
     folder = Path(sys.prefix) / "triton-3.6"
-    ops = EXPERTS
 
 
 class TestLaunches:
