@@ -73,11 +73,12 @@ def drawn_model(
 
 def in_fp32(layer: Layer) -> Layer:
     """The same weights in fp32; experts stay packed, and are decoded to fp32 where they are used."""
-    names = ("qkv_weight", "qkv_bias", "sinks", "out_weight", "out_bias", "gate_weight", "gate_bias")
+    names = ("qkv_bias", "sinks", "out_weight", "out_bias", "gate_weight", "gate_bias")
     exact = {name: getattr(layer, name).float() for name in names}
     return replace(
         layer,
         **exact,
+        qkv_parts=tuple(part.float() for part in layer.qkv_parts),
         mlp1=replace(layer.mlp1, bias=layer.mlp1.bias.float()),
         mlp2=replace(layer.mlp2, bias=layer.mlp2.bias.float()),
     )

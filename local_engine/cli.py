@@ -279,6 +279,7 @@ def bench(
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
             dense_experts=bool(checkpoint.dense),
+            dense_int8=running.dense == "int8",
         )
     finally:
         engine.close()
@@ -346,6 +347,7 @@ def make(
     show_default=True,
     help="To sum up the memory for.",
 )
+@click.option("--dense", type=click.Choice(["int8"]), help="With dense matrices rounded, on the CPU.")
 @click.option(
     "--context-tokens", type=click.IntRange(1), default=8192, show_default=True, help="Of each sequence."
 )
@@ -356,6 +358,7 @@ def inspect(
     model: str,
     output: str,
     dtype: Literal["bf16", "fp32"],
+    dense: Literal["int8"] | None,
     context_tokens: int,
     running: int,
     verify: bool,
@@ -378,6 +381,7 @@ def inspect(
         {"cpu": available("cpu"), "cuda": available("cuda")},
         context_tokens=context_tokens,
         running=running,
+        dense_int8=dense == "int8",
     )
     if verify:
         found["verified"] = verify_files(checkpoint.path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from local_engine.config import ModelConfig
 from local_engine.graphs import sizes_up_to
+from local_engine.int8 import row_bytes
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.machine import Device
 from local_engine.model import DECODED_EXPERTS_BYTES, kv_block_bytes
@@ -97,11 +98,13 @@ def needs(
     max_running: int = 1,
     step_tokens: int = STEP_TOKENS,
     dense_experts: bool = False,
+    dense_int8: bool = False,
     decoded_experts_bytes: int = DECODED_EXPERTS_BYTES,
     eager: bool = False,
 ) -> Needs:
-    """What running a model takes. `dense_experts`: the checkpoint stores them decoded, in bf16. `eager`:
-    plain torch operations, which copy the experts and the keys and values that they look at.
+    """What running a model takes. `dense_experts`: the checkpoint stores them decoded, in bf16.
+    `dense_int8`: what `load_model` rounds with it. `eager`: plain torch operations, which copy the experts
+    and the keys and values that they look at.
 
     The blocks are usable ones; the scratch block of each group is added here. `context_tokens` is the longest
     context, by default what the model was scaled for. An estimate for the workspace (activations of the
@@ -113,9 +116,11 @@ def needs(
     expert_values = 3 * config.num_hidden_layers * config.num_experts * _matrix(config)
     experts = expert_values * dtype.itemsize if dense_experts else packed
     decoded = 0 if dense_experts else expert_values * dtype.itemsize
-    weights = values * dtype.itemsize
+    rounded, rounded_bytes = _rounded(config) if dense_int8 else (0, 0)
+    stored = (values - rounded) * dtype.itemsize
+    weights = stored + rounded_bytes
     as_stored = device == "cpu" and dtype.itemsize == 2
-    mapped = weights if as_stored else 0
+    mapped = stored if as_stored else 0
     mapped += experts if as_stored or (device == "cpu" and not dense_experts) else 0
     full, window = kv_block_bytes(config, dtype)
     context = config.max_context_tokens if context_tokens is None else context_tokens
@@ -131,6 +136,14 @@ def needs(
         idle_bytes=_idle_bytes(config, full_blocks * BLOCK_TOKENS) if as_stored else 0,
         process_bytes=PROCESS_BYTES if device == "cpu" else 0,
     )
+
+
+def _rounded(config: ModelConfig) -> tuple[int, int]:
+    """Weights that int8 stands in for, and its bytes: the matrices of attention, and the unembedding."""
+    c = config
+    matrices = [(c.qkv_rows, c.hidden_size), (c.hidden_size, c.q_rows)] * c.num_hidden_layers
+    matrices.append((c.vocab_size, c.hidden_size))
+    return sum(n * k for n, k in matrices), sum(n * row_bytes(k) for n, k in matrices)
 
 
 def _matrix(config: ModelConfig) -> int:

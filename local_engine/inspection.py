@@ -85,9 +85,11 @@ def memory_of(
     *,
     context_tokens: int,
     running: int,
+    dense_int8: bool = False,
 ) -> dict[str, Any]:
     """What `running` sequences of `context_tokens` need on each device, beside what is there; JSON-ready.
 
+    `dense_int8`, on the host only, is what `--dense int8` makes of the weights.
     The pools are those of an engine with room for just that. `peak_bytes` is the process at its largest.
 
     `fits` is `yes`, `slowly` (mapped weights would be read again and again), `no`, or None without the
@@ -109,6 +111,7 @@ def memory_of(
             max_running=running,
             step_tokens=STEP_TOKENS,
             dense_experts=bool(checkpoint.dense),
+            dense_int8=dense_int8 and device == "cpu",
         )
         fits = None
         if has is not None:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 GROUP = 32
 LARGEST = 127
-CHUNK_VALUES = 1 << 24
+CHUNK_VALUES = 1 << 22
 """Weights that are rounded at a time; beside them are copies in fp32."""
 
 

@@ -91,6 +91,7 @@ def fit(
     max_context_tokens: int | None = None,
     kv_bytes: int | None = None,
     dense_experts: bool = False,
+    dense_int8: bool = False,
     eager: bool = False,
     ignore: bool = False,
 ) -> Fit:
@@ -114,6 +115,7 @@ def fit(
             max_running=max_running,
             step_tokens=step_tokens,
             dense_experts=dense_experts,
+            dense_int8=dense_int8,
             eager=eager,
         )
 

@@ -89,8 +89,8 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """All weights, on one device; the unembedding may be u8 instead of `dtype`, as `int8` has it. `rope` has a
-    row for every position up to the longest allowed context."""
+    """All weights, on one device; the unembedding may be u8 instead of `dtype`, as `int8` has it. `rope` has
+    a row for every position up to the longest allowed context."""
 
     config: ModelConfig
     dtype: torch.dtype

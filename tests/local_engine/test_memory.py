@@ -282,15 +282,25 @@ def mapped_files() -> list[tuple[range, str]]:
 
 
 @pytest.mark.parametrize("form", ["hf", "original"])
+@pytest.mark.parametrize("dense_int8", [False, True], ids=["dense as stored", "dense int8"])
 @pytest.mark.parametrize("dtype", [BF16, FP32], ids=str)
 def test_what_a_loaded_model_holds_is_what_was_predicted(
-    tiny: dict[str, Path], form: str, dtype: torch.dtype
+    tiny: dict[str, Path], form: str, dtype: torch.dtype, dense_int8: bool
 ) -> None:
     checkpoint = open_checkpoint(tiny[form])
-    model = load_model(checkpoint, dtype, max_context_tokens=64, decoded_experts_bytes=0)
+    model = load_model(
+        checkpoint, dtype, max_context_tokens=64, decoded_experts_bytes=0, dense_int8=dense_int8
+    )
     kv = new_kv(model, 9, 5)
     needed = needs(
-        TINY, dtype, "cpu", full_blocks=8, window_blocks=4, context_tokens=64, decoded_experts_bytes=0
+        TINY,
+        dtype,
+        "cpu",
+        full_blocks=8,
+        window_blocks=4,
+        context_tokens=64,
+        dense_int8=dense_int8,
+        decoded_experts_bytes=0,
     )
 
     rope = [model.rope.cos, model.rope.sin]

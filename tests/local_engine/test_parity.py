@@ -237,8 +237,8 @@ def test_the_operations_in_bf16_stay_close_to_transformers_in_bf16(
     assert divergence(logits, wanted) < BF16_DIVERGENCE
 
 
-# Dense matrices in int8 add their own rounding: a mean of 0.033 to 0.052 and a divergence of 4e-3 to 8e-3 were
-# measured over the same prompts. About twice the most is allowed, which is less than any coarse mistake makes.
+# Dense matrices in int8 add their own rounding: a mean of 0.033 to 0.052 and a divergence of 4e-3 to 8e-3
+# were measured over several prompts. About twice the most is allowed, less than any coarse mistake makes.
 INT8_MEAN, INT8_DIVERGENCE = 0.1, 1.7e-2
 
 ROUNDINGS = pytest.mark.parametrize(

@@ -20,8 +20,8 @@ FP32, BF16 = torch.float32, torch.bfloat16
 DTYPES = [FP32, BF16]
 LIMIT = 7.0
 
-# Relative to the size of the result. Sums are in fp32; a result in bf16 is rounded once, by 2^-9 at most, half
-# of that on average; activations in bytes are off by up to half a 127th of their group's largest.
+# Relative to the size of the result. Sums are in fp32; a result in bf16 is rounded once, by 2^-9 at most,
+# half of that on average; activations in bytes are off by up to half a 127th of their group's largest.
 SUMMED, ROUNDED, IN_BYTES = 2e-6, 3e-3, 1.2e-2
 
 
@@ -99,7 +99,7 @@ def test_matrices_one_under_the_other_are_one() -> None:
 
     for library in everywhere():
         whole = library.linear(x, (w,), bias, add)
-        assert torch.equal(library.linear(x, tuple(w.split([7, 100, 63])), bias, add), whole)
+        assert torch.equal(library.linear(x, torch.split(w, [7, 100, 63]), bias, add), whole)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -229,7 +229,8 @@ def test_nothing_is_read_behind_the_end_of_a_tensor(rows: int, dtype: torch.dtyp
     """As where a mapped file ends with its last tensor; so the addresses are as odd as tensors' offsets."""
 
     def ended(experts: Experts) -> Experts:
-        return Experts(*(at_the_end(part) for part in (experts.blocks, experts.scales, experts.bias)), None)
+        blocks, scales, bias = map(at_the_end, (experts.blocks, experts.scales, experts.bias))
+        return Experts(blocks, scales, bias, None)
 
     given = routed(rows, 3, 2, 2880, dtype)
     given = Routed(at_the_end(given.t), given.ids, at_the_end(given.weights))
