@@ -26,9 +26,18 @@ def test_divergence_is_the_references_from_the_other() -> None:
 
     found = agreement(HALVES, other)
 
-    assert found.kl == pytest.approx(of_the_first_row / 2, rel=1e-5)
+    assert found.kl == pytest.approx(of_the_first_row / 2, rel=1e-5)  # two rows, and the second agrees
     assert found.same_top == 0.5
     assert found.mean_delta == pytest.approx(2 * math.log(2) / 6 / HALVES.std(), rel=1e-5)
+
+
+def test_a_few_rows_that_went_another_way_do_not_decide() -> None:
+    same = np.tile(HALVES, (6, 1))
+    other = same.copy()
+    other[:3] = other[:3, ::-1] * 5
+
+    assert agreement(same, other).kl == pytest.approx(0, abs=1e-6)
+    assert agreement(same, other).mean_delta > 0.1
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

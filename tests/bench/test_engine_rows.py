@@ -22,12 +22,12 @@ def series(ours: tuple[float, ...], theirs: tuple[float, ...], rejected: int = 0
 
 
 def found(
-    decode: Series | str = "the machine was busy", prefill: Series | str = "", kl: float = 0.01
+    decode: Series | str = "the machine was busy", prefill: Series | str = "", kl: float = 0.002
 ) -> Duel:
     return Duel(
         dense="bf16",
         together=True,
-        agreements={OURS: Agreement(kl, 0.07, 0.92), LLAMA: Agreement(0.006, 0.04, 0.75)},
+        agreements={OURS: Agreement(kl, 0.07, 0.92), LLAMA: Agreement(0.001, 0.04, 0.75)},
         decode={128: decode},
         prefill=prefill,
         stages={
@@ -95,7 +95,7 @@ def test_engines_that_compute_something_else_are_told(kl: float, met: bool) -> N
 
     assert (ours.value, ours.met) == (kl, met)
     assert ours.note == "mean |Δ| 0.070 of the logits' spread, same likeliest 92%"
-    assert (theirs.value, theirs.met) == (0.006, True)
+    assert (theirs.value, theirs.met) == (0.001, True)
 
 
 def test_a_stage_has_its_time_and_its_bytes() -> None:
@@ -136,3 +136,10 @@ def test_the_rows_are_a_table_for_people() -> None:
     assert lines[7] == (
         "decode at 128, bf16 dense, to llama.cpp's BF16: 50.0 against 33.3 tokens/s; aimed at 1.1 ×, reached"
     )
+
+
+def test_small_values_are_not_rounded_away() -> None:
+    row = Row("divergence", 0.0012345, "nats", at_most=0.005)
+
+    assert table([row]).splitlines()[2].split("  ") == ["divergence", "0.0012 nats", "≤ 0.005 nats", "yes"]
+    assert row.told()["value"] == 0.00123
