@@ -154,53 +154,35 @@ template <class T> static void quantize(long k, const T *x, BytePiece *out) {
     store(out->start, lane_sums(out->values) * -BYTE_BIAS);
 }
 
-template <int R, int C>
-INLINE void packed_step(const B *bytes, const F *scale, const PackedPiece *const *x, long at, F (*total)[C]) {
-  B low[R], high[R];
-  for (int r = 0; r < R; r++)
-    low[r] = codes(bytes[r] & 15), high[r] = codes(bytes[r] >> 4);
+template <int C> INLINE void packed_step(B bytes, F scale, const PackedPiece *const *x, long at, F *total) {
+  const B low = codes(bytes & 15), high = codes(bytes >> 4);
   for (int c = 0; c < C; c++) {
     const PackedPiece &piece = x[c][at];
-    const I start = load<I>(piece.start);
-    const S x_low = load<S>(piece.low), x_high = load<S>(piece.high);
-    const F step = load<F>(piece.scale);
-    for (int r = 0; r < R; r++) {
-      const I found = group_products(start, low[r], high[r], x_low, x_high);
-      total[r][c] += __builtin_convertvector(found, F) * (scale[r] * step);
-    }
+    const I found = group_products(load<I>(piece.start), low, high, load<S>(piece.low), load<S>(piece.high));
+    total[c] += __builtin_convertvector(found, F) * (scale * load<F>(piece.scale));
   }
 }
 
-// R rows of MXFP4, blocks [R, groups, 16] and scales [R, groups], with C rows: out[c * ld + r].
-template <int R, int C>
-INLINE void packed_rows(long groups, const uint8_t *blocks, const uint8_t *scales, const PackedPiece *const *rows,
-                        float *out, long ld) {
+// One row of MXFP4, blocks [groups, 16] and scales [groups], with C rows: out[c * ld].
+template <int C>
+INLINE void packed_row(long groups, const uint8_t *blocks, const uint8_t *scales, const PackedPiece *const *rows,
+                       float *out, long ld) {
   constexpr long STEP = LANES / 4;
   const PackedPiece *x[C];
   for (int c = 0; c < C; c++)
     x[c] = rows[c];
-  F total[R][C] = {}, scale[R];
-  B bytes[R];
+  F total[C] = {};
   const long pieces = groups / STEP, rest = groups % STEP;
   for (long at = 0; at < pieces; at++) {
-    for (int r = 0; r < R; r++) {
-      const uint8_t *block = blocks + 16 * r * groups + BYTES * at;
-      __builtin_prefetch((const char *)block + AHEAD);
-      bytes[r] = load<B>(block);
-      scale[r] = group_scales(scales + r * groups + STEP * at, STEP);
-    }
-    packed_step<R, C>(bytes, scale, x, at, total);
+    const uint8_t *block = blocks + BYTES * at;
+    __builtin_prefetch((const char *)block + AHEAD);
+    packed_step<C>(load<B>(block), group_scales(scales + STEP * at, STEP), x, at, total);
   }
-  if (rest) {
-    for (int r = 0; r < R; r++) {
-      bytes[r] = load_part<B>(blocks + 16 * r * groups + BYTES * pieces, 16 * rest);
-      scale[r] = group_scales(scales + r * groups + STEP * pieces, rest);
-    }
-    packed_step<R, C>(bytes, scale, x, pieces, total);
-  }
+  if (rest)
+    packed_step<C>(load_part<B>(blocks + BYTES * pieces, 16 * rest), group_scales(scales + STEP * pieces, rest), x,
+                   pieces, total);
   for (int c = 0; c < C; c++)
-    for (int r = 0; r < R; r++)
-      out[c * ld + r] = sum(total[r][c]);
+    out[c * ld] = sum(total[c]);
 }
 
 INLINE float half_scale(const uint8_t *scales, long group) {
@@ -221,47 +203,32 @@ INLINE F byte_scales(const uint8_t *scales, long piece) {
 #endif
 }
 
-template <int R, int C>
-INLINE void byte_step(const S *w, const F *scale, const BytePiece *const *x, long at, F (*total)[C]) {
+template <int C> INLINE void byte_step(S w, F scale, const BytePiece *const *x, long at, F *total) {
   for (int c = 0; c < C; c++) {
     const BytePiece &piece = x[c][at];
-    const I start = load<I>(piece.start);
-    const S values = load<S>(piece.values);
-    const F step = load<F>(piece.scale);
-    for (int r = 0; r < R; r++)
-      total[r][c] += __builtin_convertvector(signed_products(start, w[r], values), F) * (scale[r] * step);
+    const I found = signed_products(load<I>(piece.start), w, load<S>(piece.values));
+    total[c] += __builtin_convertvector(found, F) * (scale * load<F>(piece.scale));
   }
 }
 
-// R rows of int8, each 32 values a group and behind them each group's scale, with C rows: out[c * ld + r].
-template <int R, int C>
-INLINE void byte_rows(long groups, const uint8_t *row, const BytePiece *const *rows, float *out, long ld) {
-  const long stride = (GROUP + 2) * groups, pieces = GROUP * groups / BYTES;
+// One row of int8, 32 values a group and behind them each group's scale, with C rows: out[c * ld].
+template <int C>
+INLINE void byte_row(long groups, const uint8_t *row, const BytePiece *const *rows, float *out, long ld) {
+  const long pieces = GROUP * groups / BYTES;
   const uint8_t *scales = row + GROUP * groups;
   const BytePiece *x[C];
   for (int c = 0; c < C; c++)
     x[c] = rows[c];
-  F total[R][C] = {}, scale[R];
-  S w[R];
+  F total[C] = {};
   for (long at = 0; at < pieces; at++) {
-    for (int r = 0; r < R; r++) {
-      const uint8_t *values = row + r * stride + BYTES * at;
-      __builtin_prefetch((const char *)values + AHEAD);
-      w[r] = load<S>(values);
-      scale[r] = byte_scales(scales + r * stride, at);
-    }
-    byte_step<R, C>(w, scale, x, at, total);
+    const uint8_t *values = row + BYTES * at;
+    __builtin_prefetch((const char *)values + AHEAD);
+    byte_step<C>(load<S>(values), byte_scales(scales, at), x, at, total);
   }
-  if (GROUP * groups % BYTES) {
-    for (int r = 0; r < R; r++) {
-      w[r] = load_part<S>(row + r * stride + BYTES * pieces, GROUP);
-      scale[r] = splat(half_scale(scales + r * stride, groups - 1));
-    }
-    byte_step<R, C>(w, scale, x, pieces, total);
-  }
+  if (GROUP * groups % BYTES)
+    byte_step<C>(load_part<S>(row + BYTES * pieces, GROUP), splat(half_scale(scales, groups - 1)), x, pieces, total);
   for (int c = 0; c < C; c++)
-    for (int r = 0; r < R; r++)
-      out[c * ld + r] = sum(total[r][c]);
+    out[c * ld] = sum(total[c]);
 }
 
 // One row: divided by its root mean square (epsilon 1e-5) and scaled in fp32, then rounded.

@@ -1,32 +1,26 @@
 // A range of a matrix's rows with all rows of activations, and what becomes of each result.
 // Included once for each instruction set, see cpu.cpp.
 
-template <int R, int C>
-INLINE void quantized_tile(const Matrix &m, long n, const void *const *x, float *out) {
+template <int C> INLINE void quantized_row(const Matrix &m, long n, const void *const *x, float *out) {
   const uint8_t *row = m.values + n * m.row_bytes;
   if (m.kind == PACKED)
-    packed_rows<R, C>(m.groups(), row, m.scales + n * m.groups(), (const PackedPiece *const *)x, out, TILE);
+    packed_row<C>(m.groups(), row, m.scales + n * m.groups(), (const PackedPiece *const *)x, out, TILE);
   else
-    byte_rows<R, C>(m.groups(), row, (const BytePiece *const *)x, out, TILE);
+    byte_row<C>(m.groups(), row, (const BytePiece *const *)x, out, TILE);
 }
 
-template <int R> INLINE void quantized_strip(const Matrix &m, long n, const Rows &rows, float *out) {
-  long c = 0;
-  for (; c + 4 <= rows.count; c += 4)
-    quantized_tile<R, 4>(m, n, rows.quantized + c, out + c * TILE);
-  for (; c + 2 <= rows.count; c += 2)
-    quantized_tile<R, 2>(m, n, rows.quantized + c, out + c * TILE);
-  if (c < rows.count)
-    quantized_tile<R, 1>(m, n, rows.quantized + c, out + c * TILE);
-}
-
-// Packed weights with few rows of activations, both as signed bytes.
+// Packed weights with few rows of activations, both as signed bytes. One row of weights after the other: two at a
+// time would share what they are multiplied with, but a single run is what memory gives fastest.
 static void quantized_products(const Matrix &m, long first, long count, const Rows &rows, float *tile) {
-  long r = 0;
-  for (; r + 2 <= count; r += 2)
-    quantized_strip<2>(m, first + r, rows, tile + r);
-  if (r < count)
-    quantized_strip<1>(m, first + r, rows, tile + r);
+  for (long r = 0; r < count; r++) {
+    long c = 0;
+    for (; c + 4 <= rows.count; c += 4)
+      quantized_row<4>(m, first + r, rows.quantized + c, tile + c * TILE + r);
+    for (; c + 2 <= rows.count; c += 2)
+      quantized_row<2>(m, first + r, rows.quantized + c, tile + c * TILE + r);
+    if (c < rows.count)
+      quantized_row<1>(m, first + r, rows.quantized + c, tile + c * TILE + r);
+  }
 }
 
 // Rows of the matrix as floats: where they are, or decoded into `room` [TILE, k].
