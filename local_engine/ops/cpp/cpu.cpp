@@ -134,6 +134,19 @@ struct Experts {
 
 #pragma GCC diagnostic ignored "-Wpsabi" // vectors wider than the base set never cross a call
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#if defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+#if defined(__clang__)
+#define DOT "dotprod"
+#else
+#define DOT "arch=armv8.2-a+dotprod"
+#endif
+#endif
+
 namespace portable {
 #define LANES 4
 #include "kernels.h"
@@ -168,9 +181,23 @@ namespace avx512 {
 #undef LANES
 } // namespace avx512
 END
+#elif defined(__aarch64__)
+BEGIN(DOT)
+namespace dotted {
+#define LANES 4
+#define WITH_DOT
+#include "kernels.h"
+#include "decode.h"
+#include "rows.h"
+#include "attention.h"
+#include "between.h"
+#undef LANES
+} // namespace dotted
+END
 #endif
 
-// The best set that this processor has: 0 portable, 1 AVX2, 2 AVX-512 with VNNI and BF16.
+// The best set that this processor has: 0 portable; 1 AVX2, or on ARM dot products of bytes; 2 AVX-512 with VNNI and
+// BF16.
 EXPORT int best_set() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -180,15 +207,21 @@ EXPORT int best_set() {
     return 2;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return 1;
+#elif defined(__APPLE__) && defined(__aarch64__)
+  return 1;
+#elif defined(__linux__) && defined(__aarch64__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? 1 : 0;
 #endif
   return 0;
 }
 
-// `portable::name`, `avx2::name` or `avx512::name`, whichever is `set`.
+// The `name` of a set's namespace.
 #if defined(__x86_64__)
 #define CHOSEN(set, name) ((set) == 2 ? avx512::name : (set) == 1 ? avx2::name : portable::name)
+#elif defined(__aarch64__)
+#define CHOSEN(set, name) ((set) == 1 ? dotted::name : portable::name)
 #else
-#define CHOSEN(set, name) portable::name
+#define CHOSEN(set, name) ((void)(set), portable::name)
 #endif
 
 // Memory for the length of a call, or of a thread.

@@ -299,7 +299,7 @@ def test_queries_and_keys_are_rotated_and_only_their_slots_written(
     positions = torch.randint(0, 100, (33,), generator=generator)
     slots = torch.randperm(64, generator=generator)[:33]
     q, k, v = (
-        part.unflatten(1, (-1, dim)).float()
+        part.view(33, -1, dim).float()
         for part in torch.split(projected, [heads * dim, kv_heads * dim, kv_heads * dim], dim=1)
     )
     cos, sin = rope.cos.float()[positions], rope.sin.float()[positions]
