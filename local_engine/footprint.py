@@ -192,7 +192,7 @@ def _workspace_bytes(
 
 def _graphs_bytes(config: ModelConfig, max_running: int) -> int:
     """A recorded step keeps its logits and tokens; what it works with is one pool for all of them. Plain
-    sampling works with fixed-point shares, their sums and gaps: 32 bytes a token beside the sampling's own."""
+    sampling works with fixed-point shares, their sums and gaps: 32 bytes a token beside sampling's own."""
     graphs = sizes_up_to(max_running)
     outputs = sum(graphs) * config.vocab_size * 4
     launches = len(graphs) * config.num_hidden_layers * GRAPH_LAUNCHES * GRAPH_BYTES

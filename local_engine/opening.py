@@ -92,8 +92,8 @@ def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progre
 
 
 def ops_for(options: EngineOptions) -> Ops:
-    """The operations for a device, built first where they are compiled. Raises `SetupError` for what is not to
-    be had on it."""
+    """The operations for a device, built first where they are compiled. Raises `SetupError` for what is not
+    to be had on it."""
     device = torch.device(options.device)
     if options.exact and (device.type != "cpu" or options.dtype != "fp32"):
         raise SetupError("exact arithmetic is there on the CPU in fp32 only: say `--device cpu --dtype fp32`")

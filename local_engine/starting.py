@@ -87,7 +87,7 @@ def takes_running(command: Command) -> Command:
             type=click.Choice(["compiled", "eager"]),
             default="compiled",
             show_default=True,
-            help="The engine's own, made for the device, or plain torch operations, slow and easy to look into.",
+            help="The engine's own, made for the device, or plain torch, slow and easy to look into.",
         ),
         click.option(
             "--exact",

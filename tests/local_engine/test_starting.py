@@ -16,7 +16,8 @@ def test_a_gpu_has_more_at_once_and_longer_steps_unless_told_otherwise(
     running = Running(
         dtype="bf16",
         device="auto",
-        kernels="triton",
+        dense=None,
+        kernels="compiled",
         exact=False,
         max_context_tokens=None,
         kv_gib=None,
