@@ -23,7 +23,7 @@ GROUPED = replace(TINY, num_hidden_layers=1, num_attention_heads=8, num_key_valu
 SOME_ROWS = (2, 8, 17, 65)
 """One of each launch configuration."""
 
-ROWS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 130)
+ROWS = (1, 2, 7, 8, 9, 16, 17, 31, 32, 33, 64, 65, 130)
 """On both sides of every boundary between launch configurations, and more than one tile."""
 
 

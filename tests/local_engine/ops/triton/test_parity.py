@@ -21,7 +21,7 @@ from tests.local_engine.test_parity import TOLERANCE, spoil, theirs, tokens
 
 __all__ = ["theirs", "tokens"]  # fixtures
 
-SHORT = 10
+SHORT = 8
 """Tokens that show a mistake which has nothing to do with windows: no token hears later ones."""
 
 

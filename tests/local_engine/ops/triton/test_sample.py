@@ -36,13 +36,13 @@ def logits_of(rows: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_many_rows_draw_the_same_tokens() -> None:
-    logits, d = logits_of(150), drawing(150)
+    logits, d = logits_of(60), drawing(60)
 
     tokens = OPS.sample(logits, d).tokens
 
-    assert (tokens.shape, tokens.dtype) == ((150,), torch.int64)
+    assert (tokens.shape, tokens.dtype) == ((60,), torch.int64)
     assert tokens.tolist() == draw(logits, d).tokens.tolist()
-    assert len(set(tokens.tolist())) > 50
+    assert len(set(tokens.tolist())) > 20
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2.0**-24], ids=["least", "most"])
@@ -54,14 +54,14 @@ def test_the_ends_of_the_numbers_draw_the_same_tokens(uniform: float) -> None:
 
 
 def test_of_equal_logits_greedy_takes_the_lowest_token_and_others_all() -> None:
-    logits, d = torch.zeros(30, VOCABULARY), drawing(30)
+    logits, d = torch.zeros(18, VOCABULARY), drawing(18)
     logits[:, :130] = -1.0
 
     tokens = OPS.sample(logits, d).tokens.tolist()
 
     assert tokens == draw(logits, d).tokens.tolist()
     assert set(tokens[1::6]) == {130}
-    assert len(set(tokens[0::6])) == 5
+    assert len(set(tokens[0::6])) == 3
 
 
 def test_a_number_on_the_boundary_between_two_tokens_belongs_to_the_second() -> None:
