@@ -198,8 +198,8 @@ def prompt_rows(
         first = tl.load(positions + at_row).to(tl.int32)
         high = first + length
         low = tl.maximum(first - WINDOW + 1, 0) if WINDOW else 0
-        alone = is_alone(sequence, at_row, owner, count)
-        low = tl.where(alone, high, low)
+        # The decode kernel, which is launched behind this one, writes the row anew.
+        low = tl.where(is_alone(sequence, at_row, owner, count), high, low)
         best, total = sink, tl.full(m.shape, 1.0, tl.float32)
         sums = tl.zeros([ROWS * QUERIES, DIM_PADDED], tl.float32)
         table = tables + owner * columns - tl.load(base + owner)
@@ -212,7 +212,7 @@ def prompt_rows(
                 seen = seen & (j[None, :] > i[:, None] - WINDOW)
             best, total, sums = hear(tl.where(seen, scores, float("-inf")), v, best, total, sums, COMPUTE)
         result = (sums / total[:, None]).to(COMPUTE)
-        tl.store(heard + place, result, mask=inside & (mine & (alone == 0))[:, None])
+        tl.store(heard + place, result, mask=inside & mine[:, None])
         at_row += length
 
 

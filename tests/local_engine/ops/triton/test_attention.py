@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -113,6 +116,35 @@ def test_prompts_hear_what_the_reference_hears(
 
     assert heard.weights is None
     torch.testing.assert_close(whole(heard), wanted, rtol=0, atol=ATOL)
+
+
+@dataclass
+class Stub:
+    """Stands for a kernel: every value becomes 7, or stays what it is."""
+
+    fills: bool
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        """What a launch calls."""
+        return lambda *given, **_: given[8].fill_(7.0) if self.fills else None
+
+
+def test_no_kernel_goes_through_the_keys_of_the_others_rows(
+    odd: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, blocks = batch_of(PROMPTS["prompts and single rows"], None)
+    kv = pool_of(odd, blocks)
+    single = torch.zeros(batch.tokens.shape[0], dtype=torch.bool)
+    single[[run.row for run in batch.runs if run.rows == 1]] = True
+
+    def found(name: str, stub: Stub) -> torch.Tensor:
+        with monkeypatch.context() as patch:
+            patch.setattr(attention, name, stub)
+            return whole(both(odd, batch, kv, None)[0])
+
+    assert (found("prompt_rows", Stub(fills=True))[~single] == 7).all()
+    # Without keys there is nothing but the sink.
+    assert (found("single_rows", Stub(fills=False))[single] == 0).all()
 
 
 def test_eight_heads_share_keys_in_a_prompt_too(grouped: Model) -> None:

@@ -64,6 +64,18 @@ def test_of_equal_logits_greedy_takes_the_lowest_token_and_others_all() -> None:
     assert len(set(tokens[0::6])) == 5
 
 
+def test_a_number_on_the_boundary_between_two_tokens_belongs_to_the_second() -> None:
+    # Of 512 equal shares, these numbers reach exactly the third, and exactly the last of the first block.
+    logits, d = torch.zeros(2, VOCABULARY), drawing(2)
+    logits[:, 512:] = -torch.inf
+    d.temperature.fill_(1.0)
+    d.uniform.copy_(torch.tensor([3, 256]) / 512 - 2.0**-25)
+
+    tokens = OPS.sample(logits, d).tokens.tolist()
+
+    assert tokens == draw(logits, d).tokens.tolist() == [3, 256]
+
+
 BAD = {"nan": torch.nan, "inf": torch.inf}
 
 
