@@ -61,16 +61,15 @@ class Setting:
 
     def seconds(self, launch: Callable[[], object], times: int) -> float:
         """Device time of one launch: the median of `SAMPLES` runs of `times` launches each."""
-        launch()
-        self.settle()
-        taken = [self._run(launch, times) / times for _ in range(1 if self.tiny else SAMPLES)]
-        return statistics.median(taken)
-
-    def _run(self, launch: Callable[[], object], times: int) -> float:
         if self.device.type == "cpu":
             began = time.perf_counter()
             launch()
-            return (time.perf_counter() - began) * times
+            return time.perf_counter() - began
+        launch()
+        self.settle()
+        return statistics.median(self._run(launch, times) / times for _ in range(SAMPLES))
+
+    def _run(self, launch: Callable[[], object], times: int) -> float:
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         first.record()
         for _ in range(times):

@@ -41,7 +41,7 @@ REHEARSED = {
     2: ("256 bytes under 256 scales", "keys and values past 2^31", "experts, a prompt of 17", "head, 5 rows"),
     3: ("4 layers, 3 rows: recorded and launched", "4 layers against plain torch", "a step of 1, context"),
     4: ("qkv, 8 rows", "attend, a window, 1 rows", "experts, 8 rows", "sample, 1 rows"),
-    5: ("the engine, 2 at once", "a step of 9, context", "a prompt of 64"),
+    5: ("the engine, 8 at once", "a step of 8, context", "a prompt of 40"),
     6: ("weights", "the engine with room for one full context"),
     7: ("trace of one step", "experts.UP, 1 rows"),
 }
