@@ -40,7 +40,14 @@ class Setting:
         config = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}[name]
         if self.tiny:
             config = replace(
-                TINY, num_hidden_layers=2, num_experts=8 if name == "20b" else 16, vocab_size=384
+                TINY,
+                num_hidden_layers=2,
+                num_experts=6 if name == "20b" else 8,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=16,
+                intermediate_size=64,
+                vocab_size=32,
             )
             layers = min(2, layers or 2)
         return config if layers is None else replace(config, num_hidden_layers=layers)
