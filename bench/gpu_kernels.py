@@ -6,6 +6,7 @@ that each reads its weights from memory, as in a step.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -25,6 +26,9 @@ from local_engine.ops.triton import OPS
 from local_engine.ops.triton.configs import Config
 
 LAYERS = 8
+TUNING_S = 28.0
+"""How long other configurations are tried: what is not tried by then is left for another run."""
+
 TABLES = (
     "experts.UP",
     "experts.DOWN",
@@ -127,6 +131,7 @@ def variants(config: Config) -> Iterator[Config]:
 def tune(setting: Setting, folder: Path) -> Iterator[Row]:
     """Stage 7: which other configuration would be faster, and a trace of one step. What is found is a lead:
     the tables are changed by hand, and the checks run again."""
+    end_s = time.monotonic() + TUNING_S
     model = drawn_model(
         setting.model("20b", LAYERS), setting.dtype, setting.device, positions=setting.size(4096, 256)
     )
@@ -138,10 +143,15 @@ def tune(setting: Setting, folder: Path) -> Iterator[Row]:
         used = next((config for config in configs if rows <= config.rows), None)
         if used is None or (name == "MANY" and rows < 8):
             continue
+        if not setting.tiny and time.monotonic() > end_s:
+            yield Row(f"{table}, {rows} rows", {"tried": 0})
+            continue
         op = {"attention": "attend, everything"}.get(module_name, module_name)
         step = decoding(setting, model, rows, setting.size(1024, 40))
         taken: dict[str, float] = {}
         for config in (used, *list(variants(used))[: setting.size(100, 2)]):
+            if taken and not setting.tiny and time.monotonic() > end_s:
+                break
             setattr(module, name, tuple(config if one is used else one for one in configs))
             try:
                 (timed,) = [one for one in operations(step, setting.size(1024, 40)) if one.name == op]

@@ -40,7 +40,14 @@ class Setting:
         config = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}[name]
         if self.tiny:
             config = replace(
-                TINY, num_hidden_layers=2, num_experts=8 if name == "20b" else 16, vocab_size=384
+                TINY,
+                num_hidden_layers=2,
+                num_experts=6 if name == "20b" else 8,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=16,
+                intermediate_size=64,
+                vocab_size=32,
             )
             layers = min(2, layers or 2)
         return config if layers is None else replace(config, num_hidden_layers=layers)
@@ -61,16 +68,15 @@ class Setting:
 
     def seconds(self, launch: Callable[[], object], times: int) -> float:
         """Device time of one launch: the median of `SAMPLES` runs of `times` launches each."""
-        launch()
-        self.settle()
-        taken = [self._run(launch, times) / times for _ in range(1 if self.tiny else SAMPLES)]
-        return statistics.median(taken)
-
-    def _run(self, launch: Callable[[], object], times: int) -> float:
         if self.device.type == "cpu":
             began = time.perf_counter()
             launch()
-            return (time.perf_counter() - began) * times
+            return time.perf_counter() - began
+        launch()
+        self.settle()
+        return statistics.median(self._run(launch, times) / times for _ in range(SAMPLES))
+
+    def _run(self, launch: Callable[[], object], times: int) -> float:
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         first.record()
         for _ in range(times):

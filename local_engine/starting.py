@@ -47,17 +47,23 @@ class Running:
     max_running: int | None = 1
 
     def at_once(self, answers: int | None) -> Running:
-        """The same for so many answers at once. Raises `click.UsageError` when a step cannot hold them."""
-        if self.step_tokens is not None and self.step_tokens < (answers or 1):
-            raise click.UsageError(f"--step-tokens must be at least {answers}: each answer takes one a step")
-        return replace(self, max_running=answers)
+        """The same for so many answers at once. Raises `click.UsageError` when a step cannot hold them, and
+        `SetupError` for a device that is not there."""
+        asked = replace(self, max_running=answers)
+        running, rows = asked.defaults()
+        if rows < running:
+            raise click.UsageError(f"--step-tokens must be at least {running}: each answer takes one a step")
+        return asked
+
+    def defaults(self) -> tuple[int, int]:
+        """How many sequences and rows a step may have."""
+        gpu = device_of(self) == "cuda"
+        running, rows = (GPU_RUNNING, GPU_STEP_TOKENS) if gpu else (MAX_RUNNING, STEP_TOKENS)
+        return self.max_running or running, self.step_tokens or rows
 
     def limits(self) -> Limits:
-        """How many sequences and rows a step may have. Raises `SetupError` for a device that is not there."""
-        gpu = device_of(self) == "cuda"
-        rows = self.step_tokens or (GPU_STEP_TOKENS if gpu else STEP_TOKENS)
-        running = self.max_running or min(rows, GPU_RUNNING if gpu else MAX_RUNNING)
-        return Limits(running, max(running, rows))
+        """The same as a scheduler takes it."""
+        return Limits(*self.defaults())
 
 
 def takes_running(command: Command) -> Command:

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import gpu
+from bench.gpu_kernels import TABLES, variants
 from bench.gpu_rows import Result, Row, decode, encode, lines, store
+from local_engine.ops.triton.configs import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +44,7 @@ REHEARSED = {
     2: ("256 bytes under 256 scales", "keys and values past 2^31", "experts, a prompt of 17", "head, 5 rows"),
     3: ("4 layers, 3 rows: recorded and launched", "4 layers against plain torch", "a step of 1, context"),
     4: ("qkv, 8 rows", "attend, a window, 1 rows", "experts, 8 rows", "sample, 1 rows"),
-    5: ("the engine, 2 at once", "a step of 9, context", "a prompt of 64"),
+    5: ("the engine, 8 at once", "a step of 8, context", "a prompt of 40"),
     6: ("weights", "the engine with room for one full context"),
     7: ("trace of one step", "experts.UP, 1 rows"),
 }
@@ -52,6 +55,7 @@ class Rehearsal:
 
     stages: tuple[int, ...]
 
+    @pytest.mark.timeout(400)  # half a minute alone on a core
     def test_its_stages_come_to_their_end(self, tmp_path: Path) -> None:
         chosen = ",".join(map(str, self.stages))
         status, printed, kept = bench(tmp_path, "--rehearse", "--patience", "4", "--stages", chosen)
@@ -87,10 +91,16 @@ class TestOperationsAndTuning(Rehearsal):
     stages = (4, 7)
 
 
-class TestBatchesAndTheLargeModel(Rehearsal):
-    """Batches, prompts, 120b."""
+class TestBatches(Rehearsal):
+    """Batches, a long context, prompts."""
 
-    stages = (5, 6)
+    stages = (5,)
+
+
+class TestTheLargeModel(Rehearsal):
+    """120b."""
+
+    stages = (6,)
 
 
 def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, deadline_s: float = 30.0) -> Result:
@@ -159,6 +169,16 @@ def test_what_is_kept_is_whole_at_any_time(tmp_path: Path) -> None:
 def test_all_deadlines_together_are_less_than_eight_minutes() -> None:
     assert gpu.PROBE_S / 2 + sum(stage.deadline_s for stage in gpu.STAGES) < 500
     assert sum(stage.deadline_s for stage in gpu.STAGES) < 8 * 60
+
+
+def test_the_tables_that_are_tuned_are_those_of_the_kernels() -> None:
+    for table in TABLES:
+        module, _, name = table.partition(".")
+        configs = getattr(import_module(f"local_engine.ops.triton.{module}"), name)
+
+        assert all(isinstance(config, Config) for config in configs)
+        assert len(list(variants(configs[0]))) > 12
+        assert all(config.rows == configs[0].rows for config in variants(configs[0]))
 
 
 @pytest.mark.needs("make")

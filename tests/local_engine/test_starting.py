@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import click
 import pytest
 
 from local_engine.scheduler import Limits
@@ -28,12 +29,14 @@ def test_a_gpu_has_more_at_once_and_longer_steps_unless_told_otherwise(
     asked = (
         running,
         running.at_once(None),
-        replace(running, step_tokens=32).at_once(None),
-        running.at_once(300),
+        running.at_once(200),
+        replace(running, step_tokens=64).at_once(None),
     )
     on_host = [one.limits() for one in asked]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     on_gpu = [one.limits() for one in asked]
 
-    assert on_host == [Limits(1, 256), Limits(16, 256), Limits(16, 32), Limits(300, 300)]
-    assert on_gpu == [Limits(1, 2048), Limits(64, 2048), Limits(32, 32), Limits(300, 2048)]
+    assert on_host == [Limits(1, 256), Limits(16, 256), Limits(200, 256), Limits(16, 64)]
+    assert on_gpu == [Limits(1, 2048), Limits(64, 2048), Limits(200, 2048), Limits(64, 64)]
+    with pytest.raises(click.UsageError, match="--step-tokens must be at least 64"):
+        replace(running, step_tokens=63).at_once(None)

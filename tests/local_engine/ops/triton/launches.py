@@ -30,7 +30,7 @@ from tests.local_engine.fakes import DEVICE, fake_tensors, moved
 
 TARGET = GPUTarget("cuda", 90, 32)
 CONTEXT = 131_072
-STEP_TOKENS = 2048
+STEP_TOKENS = 4096
 MAX_RUNNING = 64
 
 # What makes memory or another view of it, and so costs no launch.
@@ -128,7 +128,7 @@ class Recorder:
             op = launch.partition(":")[0]
             if op == "qkv" and last != "qkv":
                 found.append([])
-            if found and op not in ("head", ""):
+            if found and op not in ("head", "sample", ""):
                 found[-1].append(launch)
             last = op
         return found
@@ -196,7 +196,8 @@ def step(config: ModelConfig, dtype: torch.dtype, ops: Ops, rows: int, prompt: b
         kv = new_kv(model, CONTEXT // 16 + 1, CONTEXT // 16 + 1)
         batch: Batch = replace(moved(read), runs=runs)
         with _Beside(recorder):
-            forward(model, batch, kv, recorder.named(ops))
+            named = recorder.named(ops)
+            named.sample(forward(model, batch, kv, named), batch.draw)
     return recorder
 
 
