@@ -33,7 +33,7 @@ template <class T> INLINE void decode_packed(long groups, const uint8_t *blocks,
       __m512i places = _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f));
       __m512i values = _mm512_permutexvar_epi16(places, table);
       __mmask32 nonzero = _mm512_test_epi16_mask(values, _mm512_set1_epi16(0x7fff));
-      __m512i exponents = _mm512_set1_epi16((short)((scale - 127) << 7));
+      __m512i exponents = _mm512_set1_epi16((short)((scale - 127) * 128));
       _mm512_storeu_si512(out, _mm512_mask_add_epi16(values, nonzero, values, exponents));
       continue;
     }

@@ -98,8 +98,8 @@ template <class T> INLINE float quantize_group(const T *x, int8_t *out) {
 
 // The sum of the four signed bytes in each lane.
 INLINE I lane_sums(const int8_t *bytes) {
-  I lanes = load<I>(bytes);
-  return (lanes << 24 >> 24) + (lanes << 16 >> 24) + (lanes << 8 >> 24) + (lanes >> 24);
+  const U lanes = load<U>(bytes);
+  return ((I)(lanes << 24) >> 24) + ((I)(lanes << 16) >> 24) + ((I)(lanes << 8) >> 24) + ((I)lanes >> 24);
 }
 
 // k activations in groups of 32, the last filled up with zeros: `each(group, bytes, step)`.
