@@ -18,6 +18,7 @@ import click
 from local_engine.errors import EngineError, SetupError
 from local_engine.scheduler import MAX_RUNNING, MAX_WAITING
 from local_engine.starting import (
+    GPU_RUNNING,
     Running,
     check_speaks,
     demo_model,
@@ -77,9 +78,7 @@ def main() -> None:
 @click.option(
     "--max-running",
     type=click.IntRange(1),
-    default=MAX_RUNNING,
-    show_default=True,
-    help="Answers computed at once.",
+    help=f"Answers computed at once. Default: {MAX_RUNNING}, on a GPU {GPU_RUNNING}.",
 )
 @click.option(
     "--max-waiting",
@@ -109,7 +108,7 @@ def serve(
     port: int,
     secret_file: Path | None,
     names: tuple[str, ...],
-    max_running: int,
+    max_running: int | None,
     max_waiting: int,
     vocabulary: Path | None,
     tls_cert: Path | None,
@@ -280,6 +279,7 @@ def bench(
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
             dense_experts=bool(checkpoint.dense),
+            dense_int8=running.dense == "int8",
         )
     finally:
         engine.close()
@@ -347,6 +347,7 @@ def make(
     show_default=True,
     help="To sum up the memory for.",
 )
+@click.option("--dense", type=click.Choice(["int8"]), help="With dense matrices rounded, on the CPU.")
 @click.option(
     "--context-tokens", type=click.IntRange(1), default=8192, show_default=True, help="Of each sequence."
 )
@@ -357,6 +358,7 @@ def inspect(
     model: str,
     output: str,
     dtype: Literal["bf16", "fp32"],
+    dense: Literal["int8"] | None,
     context_tokens: int,
     running: int,
     verify: bool,
@@ -379,6 +381,7 @@ def inspect(
         {"cpu": available("cpu"), "cuda": available("cuda")},
         context_tokens=context_tokens,
         running=running,
+        dense_int8=dense == "int8",
     )
     if verify:
         found["verified"] = verify_files(checkpoint.path)

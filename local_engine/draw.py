@@ -80,6 +80,12 @@ class Draw:
     filtered: bool = False
     logprobs: int | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether no row asks for more than a temperature."""
+        asked = self.penalised or self.biased or self.masked or self.filtered
+        return not asked and self.logprobs is None
+
     def rows(self, first: int, last: int) -> Draw:
         """Views of rows [first, last); `counts` and the flags are those of the whole."""
         # Not by brackets, here and below: indexing needs the device's driver, also under FakeTensorMode.

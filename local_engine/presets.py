@@ -101,12 +101,14 @@ GPT_OSS_20B = replace(
     num_key_value_heads=8,
 )
 
+GPT_OSS_120B = replace(GPT_OSS_20B, num_hidden_layers=36, num_experts=128)
+
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset("demo", DEMO_CONFIG, demo_tensor),
         Preset("tiny", TINY, _tiny),
         Preset("20b-shape", GPT_OSS_20B, _big),
-        Preset("120b-shape", replace(GPT_OSS_20B, num_hidden_layers=36, num_experts=128), _big),
+        Preset("120b-shape", GPT_OSS_120B, _big),
     )
 }
