@@ -139,7 +139,7 @@ def test_the_rows_are_a_table_for_people() -> None:
 
 
 def test_small_values_are_not_rounded_away() -> None:
-    row = Row("divergence", 0.0012345, "nats", at_most=0.005)
+    row = Row("divergence", 0.0012345, "nats", at_most=KL_NATS)
 
-    assert table([row]).splitlines()[2].split("  ") == ["divergence", "0.0012 nats", "≤ 0.005 nats", "yes"]
+    assert table([row]).splitlines()[2].split("  ") == ["divergence", "0.0012 nats", "≤ 0.003 nats", "yes"]
     assert row.told()["value"] == 0.00123
