@@ -262,6 +262,24 @@ def test_a_sequence_gone_bad_says_so_and_does_not_spoil_its_neighbours(
         assert torch.equal(heard[2:], wanted[2:])
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_token_gone_bad_is_not_heard_any_more_behind_the_window(
+    everywhere: list[Attention], dtype: torch.dtype
+) -> None:
+    made = case(replace(RELEASED, window=128), [(300, 1)], dtype)
+    # The row at 299 sees 172 and later; its table begins with the block of 160 to 175.
+    block = int(made.group.tables[0, 0])
+
+    for attention in everywhere:
+        wanted = made.heard(attention)
+        kept = made.kv.keys[block, 11].clone(), made.kv.values[block, 11].clone()
+        made.kv.keys[block, 11], made.kv.values[block, 11] = torch.nan, torch.nan
+        heard = made.heard(attention)
+        made.kv.keys[block, 11], made.kv.values[block, 11] = kept
+        assert wanted.isfinite().all()
+        assert torch.equal(heard, wanted)
+
+
 def test_rows_that_fill_up_a_batch_hear_the_scratch_block(everywhere: list[Attention]) -> None:
     made = case(ODD, [(30, 1)], torch.float32)
     made.kv.keys[0, 0], made.kv.values[0, 0] = 1.0, 2.0
@@ -299,7 +317,7 @@ def test_queries_and_keys_are_rotated_and_only_their_slots_written(
     positions = torch.randint(0, 100, (33,), generator=generator)
     slots = torch.randperm(64, generator=generator)[:33]
     q, k, v = (
-        part.unflatten(1, (-1, dim)).float()
+        part.view(33, -1, dim).float()
         for part in torch.split(projected, [heads * dim, kv_heads * dim, kv_heads * dim], dim=1)
     )
     cos, sin = rope.cos.float()[positions], rope.sin.float()[positions]
