@@ -26,14 +26,12 @@ POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 FLOATS, PACKED, EIGHT_BITS = range(3)
 """As `Kind` in cpu.cpp."""
 
-PORTABLE, AVX2, AVX512 = range(3)
-"""Instruction sets, as `best_set` in cpu.cpp has them."""
-
 
 class Library:
     """The kernels behind `compiled.load`, for contiguous tensors of one dtype, fp32 or bf16.
 
-    `level` is the instruction set, by default the best that the processor has.
+    `level` is the instruction set, numbered as by `best_set` in cpu.cpp and by default the best that the
+    processor has.
     """
 
     def __init__(self, kernels: ctypes.CDLL, level: int | None = None) -> None:

@@ -299,7 +299,8 @@ static void linear(int set, int threads, int kind, long rows, long k, long parts
 // activations, 32 or 16.
 EXPORT void linear(int set, int threads, int bits, int kind, long rows, long k, long parts, const long *sizes,
                    const void *const *weights, const void *x, const void *bias, const void *add, void *out, int wide) {
-  (bits == 32 ? linear<float> : linear<bf16>)(set, threads, kind, rows, k, parts, sizes, weights, x, bias, add, out, wide);
+  (bits == 32 ? linear<float> : linear<bf16>)(set, threads, kind, rows, k, parts, sizes, weights, x, bias, add, out,
+                                              wide);
 }
 
 template <class T>
@@ -335,7 +336,10 @@ static void mixture(int set, int threads, long rows, long top, long experts, lon
   }
   for (long n = 0; n < experts; n++)
     if (long start = starts[n], count = starts[n + 1] - start; count)
-      chosen.push_back({n, &order[start], {count, &in[start], few(in_bytes, start, count)}, {count, &out[start], nullptr}});
+      chosen.push_back({n,
+                        &order[start],
+                        {count, &in[start], few(in_bytes, start, count)},
+                        {count, &out[start], nullptr}});
   Experts all{rows, top, hidden, inner, (long)chosen.size(), limit, Matrix(PACKED, hidden, 0, up, up_scales),
               Matrix(PACKED, inner, 0, down, down_scales), up_bias, down_bias, shares, x, activated, y, chosen.data()};
 
@@ -366,8 +370,8 @@ static void mixture(int set, int threads, long rows, long top, long experts, lon
 // shares [rows, top] and added to x: y [rows, hidden]. Weights are MXFP4: up [experts, 2 inner, hidden / 32, 16],
 // down [experts, hidden, inner / 32, 16], scales and biases beside. In 32 bits the weights are exact and so are the
 // activations; in 16 bits few rows of one expert are rounded to bytes.
-EXPORT void mixture(int set, int threads, int bits, long rows, long top, long experts, long hidden, long inner, float limit,
-                    const void *t, const int64_t *ids, const void *shares, const void *up, const void *up_scales,
+EXPORT void mixture(int set, int threads, int bits, long rows, long top, long experts, long hidden, long inner,
+                    float limit, const void *t, const int64_t *ids, const void *shares, const void *up, const void *up_scales,
                     const void *up_bias, const void *down, const void *down_scales, const void *down_bias,
                     const void *x, void *y) {
   (bits == 32 ? mixture<float> : mixture<bf16>)(set, threads, rows, top, experts, hidden, inner, limit, t, ids, shares,

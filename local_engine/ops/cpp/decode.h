@@ -30,7 +30,8 @@ template <class T> INLINE void decode_packed(long groups, const uint8_t *blocks,
           0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, (short)0x8000, (short)0xbf00, (short)0xbf80,
           (short)0xbfc0, (short)0xc000, (short)0xc040, (short)0xc080, (short)0xc0c0));
       __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)blocks));
-      __m512i places = _mm512_and_si512(_mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12)), _mm512_set1_epi32(0x000f000f));
+      __m512i places = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));
+      places = _mm512_and_si512(places, _mm512_set1_epi32(0x000f000f));
       __m512i values = _mm512_permutexvar_epi16(places, table);
       __mmask32 nonzero = _mm512_test_epi16_mask(values, _mm512_set1_epi16(0x7fff));
       __m512i exponents = _mm512_set1_epi16((short)((scale - 127) * 128));

@@ -41,7 +41,8 @@ INLINE F add_products(F total, U w, U x) {
 constexpr int CODE_BIAS = 12, BYTE_BIAS = 128;
 
 INLINE B codes(B nibbles) {
-  const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m512i table = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
   return (B)_mm512_shuffle_epi8(table, (__m512i)nibbles);
 }
 

@@ -122,7 +122,8 @@ template <class T> static void up_rows(const Experts &experts, const Chosen &cho
             Activated<T>{experts, chosen});
 }
 
-// The second half: each row's experts weighted and added up in `total` [rows, to - from], in the order of their numbers.
+// The second half: each row's experts weighted and added up in `total` [rows, to - from], in the order of their
+// numbers.
 template <class T> struct Weighted {
   const Experts &experts;
   const Chosen &chosen;
@@ -155,7 +156,8 @@ template <class T> static void down_rows(const Experts &experts, long from, long
     }
 }
 
-template <class T> static void quantize_rows(int kind, long k, const void *const *x, const void *const *out, long from, long to) {
+template <class T>
+static void quantize_rows(int kind, long k, const void *const *x, const void *const *out, long from, long to) {
   for (long row = from; row < to; row++)
     if (kind == PACKED)
       quantize(k, (const T *)x[row], (PackedPiece *)out[row]);
