@@ -5,26 +5,29 @@ checkpoint. Each stage is a process of its own with a deadline, so that one whic
 nothing but itself. What is known is written as JSON after each stage; the table comes last. A stage that did
 not run to its end, or in which a check did not hold, is "not measured".
 
-Exit status: 0 all stages measured, 1 some not, 2 none.
+Exit status: 0 all stages measured, 1 some not, 2 none, 3 ended by a signal.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.gpu_rows import Result, Row, decode, lines, store
 
 ROOT = Path(__file__).resolve().parent.parent
+EXIT_ENDED = 3
 PROBE_S = 60.0
 OPERATIONS = ("qkv", "attention", "experts", "head")
 CHECKS = ("decoders", "offsets", *(f"{op}-{dtype}" for dtype in ("fp32", "bf16") for op in OPERATIONS))
@@ -60,12 +63,25 @@ class Run:
     folder: Path
     patience: float
     """What deadlines are multiplied with."""
+    alive: set[int] = field(default_factory=set)
+    """The processes under way: each leads a group."""
+    ending: threading.Event = field(default_factory=threading.Event)
+
+    def end(self, *signalled: object) -> None:
+        """Ends whatever is under way, and the bench. For a signal's handler, too."""
+        self.ending.set()
+        for leader in list(self.alive):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(leader, signal.SIGKILL)
+        sys.exit(EXIT_ENDED)
 
 
 def started(
     run: Run, stage: str, part: str, read: float | None, deadline_s: float
 ) -> tuple[list[Row], str | None]:
     """Runs a stage, or a part of it: its rows, and what it ended with if not well."""
+    if run.ending.is_set():
+        return [], "the bench was ended"
     rows, log = (run.folder / f"stage-{stage}{part and '-' + part}.{kind}" for kind in ("rows", "log"))
     rows.write_text("", encoding="utf-8")
     command = [sys.executable, "-m", "bench.gpu_stage", stage, "--part", part, "--rows", str(rows)]
@@ -79,6 +95,7 @@ def started(
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
+        run.alive.add(process.pid)
         try:
             status = process.wait(deadline_s * run.patience)
             ended = None if status == 0 else f"it failed with status {status}: {_last_line(log)}"
@@ -86,6 +103,7 @@ def started(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             ended = f"it had not ended after {deadline_s * run.patience:.0f} s"
+        run.alive.discard(process.pid)
     found = []
     for line in rows.read_text(encoding="utf-8").splitlines():
         try:
@@ -150,6 +168,8 @@ def main() -> int:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         run = Run("cpu" if options.rehearse else "cuda", options.rehearse, folder, options.patience)
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ending, run.end)
         store(options.json, about, results)
         found, ended = ([], None) if options.rehearse else started(run, "probe", "", None, PROBE_S)
         missing = ended or next((str(row.values["is"]) for row in found), None)

@@ -69,7 +69,6 @@ def open_engine(checkpoint: Checkpoint, options: EngineOptions, progress: Progre
     limits = Limits(options.max_running, options.step_tokens)
     full, window = pool_blocks(options, config, longest)
     device = torch.device(options.device)
-    ops = ops_for(options)
     model = load_model(
         checkpoint,
         DTYPES[options.dtype],

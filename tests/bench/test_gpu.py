@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -147,6 +150,28 @@ def test_a_stage_in_which_a_check_does_not_hold_counts_as_not_measured(
 
     assert result.missing == "1 checks did not hold"
     assert any(line.endswith("0.7 relative FAILED") for line in lines({"rehearsal": False}, [result]))
+
+
+def test_whoever_ends_the_bench_ends_its_stage_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.gpu", "--rehearse", "--stages", "3", "--folder", str(tmp_path)]
+    process = subprocess.Popen([*command, "--json", str(tmp_path / "gpu.json")], cwd=ROOT)
+    while not (tmp_path / "stage-3.rows").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+
+    assert process.wait(30) == 3
+    assert (
+        json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["stages"][2]["missing"] == "not run"
+    )
+    assert [line for line in processes() if str(tmp_path) in line] == []
+
+
+def processes() -> Iterator[str]:
+    """The command lines of all that runs here and has not ended."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
 def test_a_row_survives_its_line() -> None:
