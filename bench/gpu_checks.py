@@ -132,7 +132,7 @@ def far_offsets(setting: Setting) -> Iterator[Row]:
     )
     step = decoding(setting, model, 3, setting.size(1003, 75))
     dtype, config = model.dtype, model.config
-    block = BLOCK_TOKENS * config.kv_rows // 2
+    block = BLOCK_TOKENS * config.kv_rows
     far = setting.size((1 << 31) // block + 64, 300)
     group = step.batch.full
     shape = (far + group.tables.amax().item() + 1, *step.kv.layers[1].keys.shape[1:])

@@ -104,14 +104,21 @@ def sizes_up_to(max_running: int) -> tuple[int, ...]:
 
 @torch.inference_mode()
 def compile_prompts(model: Model, kv: KV, ops: Ops, buffers: Buffers, step_tokens: int) -> None:
-    """Runs steps of up to `step_tokens` rows of nobody's, so that no request waits for their kernels: one for
-    each power of two, which is what launches are chosen by, and one of a row more."""
+    """Runs steps of up to `step_tokens` rows of nobody's, so that no request waits for their kernels.
+
+    One for each power of two, which is what launches are chosen by, and one of a row more; each once as a
+    prompt, once as a prompt beside a row that decodes, with what a grammar's mask asks of sampling.
+    """
     for exponent in range(step_tokens.bit_length()):
         for rows in (1 << exponent, (1 << exponent) + 1):
             if rows <= step_tokens:
                 batch = buffers.decoding(rows)
                 prompt = replace(batch, rows=batch.rows[:1], runs=(Run(0, rows, 0, 0),))
                 forward(model, prompt, kv, ops)
+                if rows > 2:
+                    beside = (Run(0, 1, 0, 0), Run(1, rows - 1, 0, 1))
+                    logits = forward(model, replace(prompt, runs=beside), kv, ops)
+                    ops.sample(logits, replace(batch.draw.rows(0, 1), masked=True))
 
 
 @torch.inference_mode()

@@ -126,9 +126,11 @@ def test_a_stage_that_hangs_is_ended_and_keeps_what_it_had(
     code = WRITES.format(text=json.dumps(GOOD + GOOD[:20])) + "import time; time.sleep(600)"
     result = staged(tmp_path, monkeypatch, code.replace("'", "'\\''"), deadline_s=3.0)
 
-    assert result.missing == "it had not ended after 3 s"
+    assert result.missing == "it had not ended at the deadline"
     assert result.rows == [Row("reading", {"GB/s": 5.0})]
-    assert "   the rest not measured: it had not ended after 3 s" in lines({"rehearsal": False}, [result])
+    assert "   the rest not measured: it had not ended at the deadline" in lines(
+        {"rehearsal": False}, [result]
+    )
 
 
 def test_a_stage_that_crashes_says_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +194,7 @@ def test_what_is_kept_is_whole_at_any_time(tmp_path: Path) -> None:
 
 
 def test_all_deadlines_together_are_less_than_eight_minutes() -> None:
-    assert gpu.PROBE_S / 2 + sum(stage.deadline_s for stage in gpu.STAGES) < 500
-    assert sum(stage.deadline_s for stage in gpu.STAGES) < 8 * 60
+    assert gpu.PROBE_S + sum(stage.deadline_s for stage in gpu.STAGES) < 8 * 60
 
 
 def test_the_tables_that_are_tuned_are_those_of_the_kernels() -> None:

@@ -338,7 +338,7 @@ def test_pools_take_memory_as_they_are_written(tiny: dict[str, Path]) -> None:
 
     size_bytes = bytes_of(tensors_of(kv))
     assert size_bytes == 4 * 2 * 10240 * 16 * 2 * 64 * 2
-    assert promised - before < size_bytes // 20
+    assert promised - before < size_bytes // 5
     assert anonymous_bytes() - before > size_bytes * 0.95
 
 

@@ -33,8 +33,9 @@ MODELS = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
 class Compiled:
     """One kernel as a launch specialises it: who asks for it first, and what it is made of.
 
-    `loads` counts the loads from device memory by bits. Of the loop over the weights, if there is one:
-    `loop` its instructions, `loop_loads` its loads. `constants` are those that are numbers, by name.
+    `waits`: it may be launched before the kernel before it has ended, and waits for it. `loads` counts the
+    loads from device memory by bits. Of the loop over the weights, if there is one: `loop` its instructions,
+    `loop_loads` its loads. `constants` are those that are numbers, by name.
     """
 
     op: str
@@ -49,6 +50,7 @@ class Compiled:
     stack_bytes: int
     spills: int
     shared_bytes: int
+    waits: bool
     loads: dict[int, int]
     loop: int
     loop_loads: dict[int, int]
@@ -104,6 +106,7 @@ def _compiled(launch: Launch, model: str, dtype: str, rows: int, prompt: bool) -
         stack_bytes=code.stack_bytes,
         spills=code.spills,
         shared_bytes=kernel.metadata.shared,
+        waits=bool(launch.options.get("launch_pdl")) and "griddepcontrol.wait" in kernel.asm["ptx"],
         loads=dict(load_widths(code.instructions)),
         loop=len(loop),
         loop_loads=dict(load_widths(loop)),

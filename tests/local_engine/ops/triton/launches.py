@@ -182,7 +182,8 @@ def recording() -> Iterator[Recorder]:
 
 def step(config: ModelConfig, dtype: torch.dtype, ops: Ops, rows: int, prompt: bool = False) -> Recorder:
     """What one step of so many rows launches: each the next token of another sequence, as in a captured step,
-    or with `prompt` all of one sequence's prompt, whose last row is sampled."""
+    or with `prompt` all of one sequence's prompt, whose last row is sampled, and again with its first row
+    another's next token, held to a grammar."""
     sizes = Sizes(Limits(MAX_RUNNING, STEP_TOKENS), CONTEXT, config.sliding_window, config.vocab_size)
     runs = (Run(0, rows, 0, 0),) if prompt else ()
     read = Buffers(sizes, torch.device("cpu")).decoding(rows)
@@ -198,6 +199,10 @@ def step(config: ModelConfig, dtype: torch.dtype, ops: Ops, rows: int, prompt: b
         with _Beside(recorder):
             named = recorder.named(ops)
             named.sample(forward(model, batch, kv, named), batch.draw)
+            if prompt:
+                beside = replace(batch, runs=(Run(0, 1, 0, 0), Run(1, rows - 1, 0, 1)))
+                logits = forward(model, beside, kv, named)
+                named.sample(logits, replace(beside.draw.rows(0, 1), masked=True))
     return recorder
 
 

@@ -75,6 +75,9 @@ class Gate:
         assert used
         assert [one for one in used if one["spills"] or one["stack_bytes"]] == []
 
+    def test_whoever_may_start_early_waits_for_what_it_reads(self, kernels: list[dict[str, Any]]) -> None:
+        assert [one for one in kernels if not one["waits"]] == []
+
     def test_weights_are_loaded_16_bytes_at_a_time(self, kernels: list[dict[str, Any]]) -> None:
         reading = [one for one in kernels if one["op"] in WEIGHTS and one["dtype"] == "bfloat16"]
 
