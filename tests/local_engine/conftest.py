@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from local_engine.vocabulary import Vocabulary
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """These models are tiny, and threads that spin for work are ruinous on a shared machine."""
+    """These models are tiny, and threads that spin for work are ruinous on a shared machine. For each test anew:
+    commands that run in this process set the number themselves."""
     torch.set_num_threads(1)
 
 
