@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """These models are tiny, and threads that spin for work are ruinous on a shared machine. For each test anew:
-    commands that run in this process set the number themselves."""
+    """These models are tiny, and threads that spin for work are ruinous on a shared machine.
+
+    For each test anew, because commands that run in this process set the number themselves.
+    """
     torch.set_num_threads(1)
 
 
