@@ -1,6 +1,6 @@
 """`douane policy`: what whoever writes, reviews or audits a policy does with it.
 
-Exit status of every command: 0 good, 1 an example of the bundle failed, 2 denied, 3 invalid input.
+Exit status of every command: 0 good, 1 an example or claim of the bundle failed, 2 denied, 3 invalid input.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from gateway.facts import Facts
+from gateway.policy.bundle import Bundle
 from gateway.policy.cedar import export_cedar
+from gateway.policy.entrances import Entrance, entrances_of, in_words
 from gateway.policy.explain import Explanation, explain
 from gateway.policy.json_schema import schemas, write_schemas
 from gateway.policy.load import Loaded, compile_files
 from gateway.policy.problems import PolicyInvalid, Problem
+from gateway.policy.proof import Proof, prove
 from gateway.policy.runner import Run, run_cases
 from gateway.policy.source.cases import Known, RequestEntry, facts_of
 from gateway.policy.source.check import check as check_document
@@ -28,6 +31,7 @@ from gateway.policy.source.directory import read_directory
 from gateway.policy.source.document import parse_document
 
 GOOD, FAILED, DENIED, INVALID = 0, 1, 2, 3
+LABELS_SHOWN = 6  # of those from which an entrance cannot serve; JSON has all
 
 
 class InvalidUsage(click.UsageError):
@@ -66,7 +70,7 @@ class PolicyGroup(click.Group):
 
 @click.group(cls=PolicyGroup)
 def policy() -> None:
-    """Check, test, explain and export policy bundles."""
+    """Check, test, prove, explain and export policy bundles."""
 
 
 def with_format(command: Callable[..., None]) -> Callable[..., None]:
@@ -84,9 +88,10 @@ DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type
 @with_format
 @click.pass_context
 def check(context: click.Context, directory: Path, form: str) -> None:
-    """Check all of the bundle in DIR: files, names, geography, antitone labels, and its examples."""
+    """Check all of the bundle in DIR: files, names, geography, antitone labels, its examples and claims."""
     loaded = load_or_exit(context, directory, form)
     run = run_cases(loaded.bundle, loaded.cases)
+    proof = prove(loaded.bundle, loaded.claims)
     bundle = loaded.bundle
     if form == "json":
         said = {
@@ -98,6 +103,7 @@ def check(context: click.Context, directory: Path, form: str) -> None:
             "tenants": len(bundle.tenants),
             "classes": bundle.table.classes,
             "tests": run.wire(),
+            "claims": proof.wire()["claims"],
         }
         click.echo(json.dumps(said, indent=2))
     else:
@@ -107,7 +113,8 @@ def check(context: click.Context, directory: Path, form: str) -> None:
             f"{bundle.table.classes} classes; more labels never permit more"
         )
         print_run(run, verbose=False)
-    context.exit(GOOD if run.passed else FAILED)
+        print_proof(proof, verbose=False)
+    context.exit(GOOD if run.passed and proof.holds else FAILED)
 
 
 @policy.command()
@@ -123,6 +130,29 @@ def test(context: click.Context, directory: Path, form: str) -> None:
     else:
         print_run(run, verbose=True)
     context.exit(GOOD if run.passed else FAILED)
+
+
+@policy.command("prove")
+@DIRECTORY
+@with_format
+@click.pass_context
+def prove_command(context: click.Context, directory: Path, form: str) -> None:
+    """Prove the claims of DIR for every request that there could be; list what each entrance cannot serve.
+
+    A claim that does not hold is shown with the smallest request that breaks it, and the rule that lets it.
+    """
+    loaded = load_or_exit(context, directory, form)
+    proof = prove(loaded.bundle, loaded.claims)
+    entrances = entrances_of(loaded.bundle)
+    if form == "json":
+        doors = [entrance.wire() for entrance in entrances]
+        said = {"revision": loaded.bundle.revision, **proof.wire(), "entrances": doors}
+        click.echo(json.dumps(said, indent=2))
+    else:
+        print_proof(proof, verbose=True)
+        for entrance in entrances:
+            print_entrance(entrance, loaded.bundle)
+    context.exit(GOOD if proof.holds else FAILED)
 
 
 @policy.command("explain")
@@ -266,6 +296,45 @@ def print_run(run: Run, *, verbose: bool) -> None:
     click.echo(f"{len(run.results) - failed} examples passed, {failed} failed")
     for rule in run.unexercised:
         click.echo(f"no example exercises `{rule}`")
+
+
+def print_proof(proof: Proof, *, verbose: bool) -> None:
+    """One line for each claim (only those that do not hold unless `verbose`), then a summary."""
+    for result in proof.results:
+        if verbose or not result.holds:
+            said = "holds" if result.holds else "FAILS"
+            click.echo(f"{said}  {result.claim.id} ({result.classes} classes; {result.claim.basis})")
+        if result.witness is not None:
+            click.echo(
+                f"       {result.claim.file}:{result.claim.line}: broken by {result.witness.request()}"
+            )
+            for standing in result.witness.rules:
+                click.echo(f"       {standing.text()}")
+    failed = sum(not result.holds for result in proof.results)
+    if not proof.results:
+        click.echo("no claims; write some in `claims.yaml`")
+        return
+    took = f"; {proof.classes} classes of requests in {proof.took_s:.2f} s" if verbose else ""
+    click.echo(f"{len(proof.results) - failed} claims hold, {failed} do not{took}")
+
+
+def print_entrance(entrance: Entrance, bundle: Bundle) -> None:
+    """The classes of requests that a gateway cannot serve, in few lines."""
+    said = "cannot serve:" if entrance.unserved else "can serve every request"
+    click.echo(f"entrance {entrance.place} ({entrance.country}) {said}")
+    for group in entrance.unserved:
+        labels = [", ".join(one.names()) for one in group.labels_from]
+        more = f"; and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
+        purposes = all_or(group.purposes, bundle.vocabulary.purposes, "purpose")
+        models = all_or(group.models, bundle.routes.models, "model")
+        click.echo(f"  {in_words(group.whos, bundle)}; {purposes}; {models}")
+        click.echo(
+            f"       from the labels {'; or '.join(labels[:LABELS_SHOWN])}{more}: {', '.join(group.rules)}"
+        )
+
+
+def all_or(chosen: Collection[str], every: Collection[str], what: str) -> str:
+    return f"any {what}" if len(chosen) == len(every) else f"{what} {', '.join(chosen)}"
 
 
 def print_explanation(found: Explanation) -> None:
