@@ -1,6 +1,6 @@
 """What a claim means: the reference semantics, asked about every single request.
 
-Shares with the proof only what the suite holds against other statements of the same: `decide` and its conditions.
+Shares with the proof only `decide` and its conditions, which the suite holds against Cedar.
 """
 
 from __future__ import annotations
