@@ -161,10 +161,10 @@ def test_a_claim_that_does_not_hold_is_said_with_the_request_that_breaks_it(
     printed = refused({"DOUANE_STATE_DIR": str(state), "DOUANE_POLICIES": str(bundle), "DOUANE_PORT": "0"})
 
     assert printed == (
-        f"douane: claims.yaml:{line}: the claim `no-copies` does not hold for tenant `acme-de` in `DE`, labels "
-        "`public`, purpose `analytics`, model `gpt-oss-120b`, coming in at `gateway`: `cache` at `store-memory` "
-        "is permitted by `our-premises-serve-every-tenant` (residency/90-permits.yaml:5); correct the rule, or "
-        "the claim if it promises too much\n"
+        f"douane: claims.yaml:{line}: the claim `no-copies` does not hold for tenant `acme-de` in `DE`, "
+        "labels `public`, purpose `analytics`, model `gpt-oss-120b`, coming in at `gateway`: `cache` at "
+        "`store-memory` is permitted by `our-premises-serve-every-tenant` (residency/90-permits.yaml:5); "
+        "correct the rule, or the claim if it promises too much\n"
     )
 
 

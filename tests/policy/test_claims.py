@@ -131,8 +131,8 @@ def test_what_breaks_a_never_is_shown_with_the_permit_that_lets_it() -> None:
             "claims.yaml", 8, None,
             "the claim `personal-data-of-eea-tenants-never-leaves-the-eea` does not hold for tenant "
             "`acme-de` in `DE`, labels `public, health`, purpose `care`, model `gpt-oss-120b`, coming in at "
-            "`gateway`: `infer` at `bedrock-london` is permitted by `european-and-us-tenants-may-use-bedrock` "
-            "(residency/90-permits.yaml:10)",
+            "`gateway`: `infer` at `bedrock-london` is permitted by "
+            "`european-and-us-tenants-may-use-bedrock` (residency/90-permits.yaml:10)",
             "correct the rule, or the claim if it promises too much",
         ),
     )  # fmt: skip
@@ -276,7 +276,8 @@ WRONG = [
     (
         "never: [infer] | when: {place_in: DE}",
         "unknown key `place_in`",
-        "use one of `labels_all, labels_any, labels_at_most, model_in, purpose_in, sensitivity_at_least, tenant_in`",
+        "use one of `labels_all, labels_any, labels_at_most, model_in, purpose_in, sensitivity_at_least, "
+        "tenant_in`",
     ),
     (
         "never: [infer] | outside: {tenant_in: DE}",
