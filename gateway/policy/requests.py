@@ -80,7 +80,7 @@ class Requests:
     entrances: tuple[str, ...]
     naming: tuple[int, ...]
     by_labels: tuple[int, ...]
-    _allowed: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)  # what was worked out
+    _allowed: dict[int, int] = field(default_factory=dict, repr=False)  # worked out, by the rules that apply
 
     def asked(self) -> Iterator[Asked]:
         """Every combination of tenant, purpose and model: those of smaller witnesses first."""
@@ -91,7 +91,7 @@ class Requests:
         """The labels with which the action of this cell is permitted at its place: some rule permits it and
         none forbids it."""
         applying = asked.rules & self.naming[cell]
-        known = self._allowed.get((cell, applying))
+        known = self._allowed.get(applying)
         if known is not None:
             return known
         permitted = forbidden = 0
@@ -100,7 +100,7 @@ class Requests:
                 forbidden |= self.by_labels[rule]
             else:
                 permitted |= self.by_labels[rule]
-        self._allowed[cell, applying] = found = permitted & ~forbidden
+        self._allowed[applying] = found = permitted & ~forbidden
         return found
 
     def usable(self, asked: Asked, *, entrances: bool) -> int:

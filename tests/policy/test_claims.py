@@ -231,6 +231,51 @@ def test_what_may_not_leave_needs_a_backend_of_its_own() -> None:
     assert {one.verdict.rule for one in result.witness.rules} == {"default-deny"}
 
 
+def test_what_no_rule_tells_apart_is_told_apart_by_the_backends_that_serve_it() -> None:
+    """Both models are alike to every rule; the one that comes second is on no machine of ours."""
+    both = "models: {gpt-oss-20b: gpt-oss-20b, gpt-oss-120b: gpt-oss-120b}"
+    files = edited("places.yaml", both, "models: {gpt-oss-120b: gpt-oss-120b}")
+
+    broken = only(
+        "- {id: c, basis: b, always: infer, when: {tenant_in: JP, purpose_in: care}}", files
+    ).witness
+
+    assert broken is not None
+    assert (broken.model, broken.labels) == ("gpt-oss-20b", Labels("public", frozenset()))
+
+
+def test_what_is_denied_outside_some_places_is_what_may_not_leave_them() -> None:
+    text = "- {{id: c, basis: b, always: infer, at_least_one: {{place_in: FR}}, {}, when: {{tenant_in: US}}}}"
+
+    leaving = only(text.format("denied_outside: {operator_under: us-cloud-act}")).witness
+    staying = only(text.format("denied_outside: {attested: on-premises}")).witness
+    anywhere = only(text.format("denied_outside: {place_in: [DE, US, GB, IE, SE, IT]}")).witness
+
+    assert (
+        leaving.witness is not None
+    )  # health data for analytics, which nobody answers, leaves nobody either
+    assert (leaving.witness.purpose, leaving.witness.labels.names()) == ("analytics", ("public", "health"))
+    assert staying is not None
+    assert staying.labels == Labels("secret", frozenset())
+    assert anywhere is not None
+    assert anywhere.labels == Labels("public", frozenset())
+
+
+def test_an_entrance_is_a_place_where_something_may_never_happen() -> None:
+    files = default_files()
+    files["places.yaml"] += VIRGINIA.encode()
+    files["residency/91-virginia.yaml"] = (
+        b"- {id: virginia, permit: [infer], when: {place_in: gateway-virginia}}"
+    )
+    text = "- {{id: c, basis: b, never: [infer], when: {{sensitivity_at_least: {0}}}, at: {{place_in: {1}}}}}"
+
+    broken = only(text.format("confidential", "gateway-virginia"), files).witness
+
+    assert broken is not None
+    assert (broken.who, broken.place) == (Who("globex-us", "US"), "gateway-virginia")
+    assert only(text.format("secret", "gateway-virginia"), files).holds
+
+
 def test_labels_at_most_is_an_upper_bound_on_both_scale_and_categories() -> None:
     def least(when: str) -> Labels | None:
         found = only(f"- {{id: c, basis: b, never: [log], when: {{{when}}}}}").witness
