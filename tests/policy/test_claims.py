@@ -249,12 +249,15 @@ def test_what_is_denied_outside_some_places_is_what_may_not_leave_them() -> None
 
     leaving = only(text.format("denied_outside: {operator_under: us-cloud-act}")).witness
     staying = only(text.format("denied_outside: {attested: on-premises}")).witness
+    beyond_reach = only(text.format("denied_at: {operator_under: us-cloud-act}")).witness
     anywhere = only(text.format("denied_outside: {place_in: [DE, US, GB, IE, SE, IT]}")).witness
 
     assert leaving is not None  # health data for analytics: nobody answers it, so it does not leave either
     assert (leaving.purpose, leaving.labels.names()) == ("analytics", ("public", "health"))
     assert staying is not None
     assert staying.labels == Labels("secret", frozenset())
+    assert beyond_reach is not None
+    assert beyond_reach.labels == Labels("secret", frozenset())
     assert anywhere is not None
     assert anywhere.labels == Labels("public", frozenset())
 
