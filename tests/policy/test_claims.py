@@ -17,10 +17,11 @@ from gateway.policy.entrances import entrances_of, in_words
 from gateway.policy.load import compile_files, load_bundle
 from gateway.policy.permit import permit
 from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, Problem
-from gateway.policy.proof import Proof, Result, prove
+from gateway.policy.proof import prove
 from gateway.policy.prover import Prover, prove_apart
 from gateway.policy.requests import Who
 from gateway.policy.source.directory import Files
+from gateway.policy.witness import Proof, Result
 from tests.policy.bundles import (
     compiled,
     default_files,

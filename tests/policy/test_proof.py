@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.labels import Labels, Vocabulary
 from gateway.policy.claims import Claim, Never
-from gateway.policy.proof import Result, prove
+from gateway.policy.proof import prove
+from gateway.policy.witness import Result
 from tests.policy.brute_force import Broken, BruteForce
 from tests.policy.made_up import bundles, claims
 
