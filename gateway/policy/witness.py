@@ -1,4 +1,4 @@
-"""What a proof finds: for each claim that it holds, or the smallest request that breaks it, with the rules."""
+"""What a proof finds: for each claim that it holds, or the smallest request that breaks it, and the rules."""
 
 from __future__ import annotations
 
