@@ -6,11 +6,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --json
+GPU_ARGS ?=
 
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check bench format lock notices clean venv-run venv-dev
+.PHONY: help run demo test check bench bench-engine bench-peers gpu format lock notices clean venv-run venv-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,16 @@ check: venv-dev ## linter, formatter, types, and the rules of the tree
 bench: venv-dev ## what the gateway costs beside a bare forwarder, as JSON
 	@exec $(BIN)/python -m bench.gateway $(BENCH_ARGS)
 
+# No environment: on a machine with a GPU its torch is taken as it is.
+gpu: ## the engine on an NVIDIA GPU, checked and measured, by the `python3` that is there
+	@exec $(PYTHON) -m bench.gpu $(GPU_ARGS)
+
+bench-engine: venv-dev ## the local engine on this CPU beside llama.cpp and transformers, as JSON
+	@exec $(BIN)/python -m bench.engine $(BENCH_ARGS)
+
+bench-peers: venv-dev ## what `make bench-engine` needs: llama.cpp, built once into .peers/ (minutes)
+	@exec $(BIN)/python -m bench.peers.build
+
 format: venv-dev ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -50,16 +61,19 @@ format: venv-dev ## rewrite the sources in the house format
 # Keeps the pins that still fit; `make lock LOCK_ARGS=--upgrade` moves all, `--upgrade-package NAME` one.
 LOCK_ARGS ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --no-header --no-annotate --override requirements/no-torch.txt --no-emit-package torch $(LOCK_ARGS)
+	--no-emit-find-links --no-header --no-annotate $(LOCK_ARGS)
+COMMON := --extra engine --override requirements/no-torch.txt --no-emit-package torch --no-emit-package triton
 lock: venv-dev ## new requirements/*.txt with hashes from pyproject.toml and requirements/*.in
-	$(LOCK) pyproject.toml requirements/run.in --extra engine -o requirements/run.txt
-	$(LOCK) pyproject.toml requirements/run.in requirements/dev.in --extra engine -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml requirements/run.in $(COMMON) -o requirements/run.txt
+	$(LOCK) pyproject.toml requirements/run.in requirements/dev.in $(COMMON) -c requirements/run.txt -o requirements/dev.txt
 	$(LOCK) requirements/cpu.in -o requirements/cpu.txt
+	$(LOCK) requirements/triton-3.6.in -o requirements/triton-3.6.txt
+	$(LOCK) requirements/peers.in -o requirements/peers.txt
 
 notices: venv-dev ## THIRD_PARTY_NOTICES.md from the pins and the installed packages
 	$(BIN)/python requirements/notices.py
 
 # Not `var`: keys and audit are in there.
 clean: ## remove the virtual environment and what tools have made (var/, with keys and audit, stays)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

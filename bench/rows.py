@@ -32,7 +32,9 @@ class Row:
 
     def told(self) -> dict[str, object]:
         """For the JSON output."""
-        value = None if self.value is None else round(self.value, 3)
+        value = self.value
+        if value is not None:
+            value = round(value, 3) if value >= 1 else float(f"{value:.3g}")
         told: dict[str, object] = {
             "what": self.what,
             "value": value,
@@ -57,8 +59,13 @@ def table(rows: list[Row]) -> str:
 
 
 def measured(row: Row) -> str:
-    return "-" if row.value is None else f"{row.value:.2f} {row.unit}".strip()
+    return "-" if row.value is None else f"{shown(row.value)} {row.unit}".strip()
 
 
 def word(met: bool | None) -> str:
     return {True: "yes", False: "NO", None: "not measured"}[met]
+
+
+def shown(value: float) -> str:
+    """Two places, or two digits of what is too small for them."""
+    return f"{value:.2f}" if not value or abs(value) >= 0.1 else f"{value:.2g}"

@@ -7,6 +7,7 @@ dimension. Integers are i64 and live on the model's device, except those of `Run
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -24,8 +25,7 @@ class LayerKV:
     values: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Consecutive rows of a batch that are consecutive tokens of one sequence."""
 
     row: int

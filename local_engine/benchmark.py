@@ -19,9 +19,9 @@ import torch
 
 from local_engine.config import ModelConfig
 from local_engine.engine import Engine
+from local_engine.footprint import needs
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.machine import Device, describe
-from local_engine.memory import needs
 from local_engine.model import kv_block_bytes
 from local_engine.sampling import SamplingParams
 from local_engine.steps import Failed, Finished, Step, Token
@@ -75,6 +75,7 @@ def benchmark(
     prompt_tokens: int,
     answer_tokens: int,
     dense_experts: bool = False,
+    dense_int8: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Benchmark:
     """Measures a started engine; the first, unmeasured answer warms it up. Raises `RequestError`."""
@@ -92,7 +93,9 @@ def benchmark(
         tokens = sum(begin < at <= end for each in times for at in each)
         rate = tokens / max(end - begin, 1e-9)
         context = prompt_tokens + answer_tokens // 2
-        moved = bytes_per_step(config, dtype, device, batch, context, dense_experts=dense_experts)
+        moved = bytes_per_step(
+            config, dtype, device, batch, context, dense_experts=dense_experts, dense_int8=dense_int8
+        )
         gb_per_s = moved / batch * rate / 1e9
         decode.append(
             Decoded(
@@ -106,7 +109,8 @@ def benchmark(
         )
     first_s = alone[0][0]
     prefill = Prefilled(prompt_tokens, round(prompt_tokens / max(first_s, 1e-9), 2), round(first_s, 4))
-    return Benchmark(describe(dtype, device), round(bandwidth, 2), prefill, tuple(decode))
+    machine = describe(dtype, device) | {"dense": "int8" if dense_int8 else None}
+    return Benchmark(machine, round(bandwidth, 2), prefill, tuple(decode))
 
 
 def lines(found: Benchmark) -> Iterator[str]:
@@ -160,6 +164,7 @@ def bytes_per_step(
     context_tokens: int,
     *,
     dense_experts: bool = False,
+    dense_int8: bool = False,
 ) -> int:
     """Bytes a decoding step of `batch` sequences reads: weights once, the experts it touches, keys and
     values.
@@ -167,7 +172,15 @@ def bytes_per_step(
     Of `E` experts, `batch` tokens that choose `k` each touch E (1 - (1 - k/E)^batch) on average. A windowed
     layer reads its window only; of the embedding, only the tokens' rows are read.
     """
-    held = needs(config, dtype, device, full_blocks=0, window_blocks=0, dense_experts=dense_experts)
+    held = needs(
+        config,
+        dtype,
+        device,
+        full_blocks=0,
+        window_blocks=0,
+        dense_experts=dense_experts,
+        dense_int8=dense_int8,
+    )
     experts = held.decoded_bytes or held.experts_bytes
     touched = 1 - (1 - config.experts_per_token / config.num_experts) ** batch
     embedding = (config.vocab_size - batch) * config.hidden_size * dtype.itemsize

@@ -127,13 +127,17 @@ class Checkpoint:
         Mapped, not copied, if it is whole on disk. Raises `KeyError` for a name the configuration does not
         call for, `CheckpointError` for the packed half of experts that are stored decoded: see `experts`.
         """
+        parts = self.parts(name)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def parts(self, name: str) -> list[torch.Tensor]:
+        """As `tensor`, but in the pieces that are on disk, rows in order, each mapped."""
         stem = name.removesuffix(".blocks").removesuffix(".scales")
         if stem in self.dense:
             raise CheckpointError(
                 f"`{self.path}` stores `{stem}` decoded, not as blocks and scales: read it as experts"
             )
-        parts = [self._sources[part.name].tensor(part.name) for part in self._parts[name]]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return [self._sources[part.name].tensor(part.name) for part in self._parts[name]]
 
     def experts(self, layer: int, matrix: str) -> tuple[torch.Tensor, torch.Tensor] | torch.Tensor:
         """One layer's expert matrices as stored; `matrix` is `mlp1` or `mlp2`.

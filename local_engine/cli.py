@@ -18,6 +18,7 @@ import click
 from local_engine.errors import EngineError, SetupError
 from local_engine.scheduler import MAX_RUNNING, MAX_WAITING
 from local_engine.starting import (
+    GPU_RUNNING,
     Running,
     check_speaks,
     demo_model,
@@ -77,9 +78,7 @@ def main() -> None:
 @click.option(
     "--max-running",
     type=click.IntRange(1),
-    default=MAX_RUNNING,
-    show_default=True,
-    help="Answers computed at once.",
+    help=f"Answers computed at once. Default: {MAX_RUNNING}, on a GPU {GPU_RUNNING}.",
 )
 @click.option(
     "--max-waiting",
@@ -109,7 +108,7 @@ def serve(
     port: int,
     secret_file: Path | None,
     names: tuple[str, ...],
-    max_running: int,
+    max_running: int | None,
     max_waiting: int,
     vocabulary: Path | None,
     tls_cert: Path | None,
@@ -280,6 +279,7 @@ def bench(
             prompt_tokens=prompt_tokens,
             answer_tokens=answer_tokens,
             dense_experts=bool(checkpoint.dense),
+            dense_int8=running.dense == "int8",
         )
     finally:
         engine.close()
@@ -308,19 +308,26 @@ def bench(
     help="Hugging Face's names, or those of the released `original/` folder.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option("--layers", type=click.IntRange(1), help="Only so many layers of a random preset.")
 @click.option(
     "--vocabulary", type=click.Path(path_type=Path), help="An o200k_base.tiktoken; default: litellm's copy."
 )
 @_exits_3
 def make(
-    out: Path, preset: str, format_: Literal["hf", "original"], seed: int, vocabulary: Path | None
+    out: Path,
+    preset: str,
+    format_: Literal["hf", "original"],
+    seed: int,
+    layers: int | None,
+    vocabulary: Path | None,
 ) -> None:
     """Write a checkpoint: a tiny trained demo, or random weights in another preset's shape."""
     from local_engine.make import make_checkpoint
 
-    files = make_checkpoint(out, preset, format_, seed, ranks=vocabulary)
+    files = make_checkpoint(out, preset, format_, seed, layers=layers, ranks=vocabulary)
     weights = "a tiny model for demos" if preset == "demo" else f"random weights, seed {seed}"
-    click.echo(f"wrote {len(files)} files to {out}: preset `{preset}`, {weights}, {format_} format")
+    depth = "" if layers is None else f" cut to {layers} layers"
+    click.echo(f"wrote {len(files)} files to {out}: preset `{preset}`{depth}, {weights}, {format_} format")
 
 
 @main.command()
@@ -340,6 +347,7 @@ def make(
     show_default=True,
     help="To sum up the memory for.",
 )
+@click.option("--dense", type=click.Choice(["int8"]), help="With dense matrices rounded, on the CPU.")
 @click.option(
     "--context-tokens", type=click.IntRange(1), default=8192, show_default=True, help="Of each sequence."
 )
@@ -350,6 +358,7 @@ def inspect(
     model: str,
     output: str,
     dtype: Literal["bf16", "fp32"],
+    dense: Literal["int8"] | None,
     context_tokens: int,
     running: int,
     verify: bool,
@@ -372,6 +381,7 @@ def inspect(
         {"cpu": available("cpu"), "cuda": available("cuda")},
         context_tokens=context_tokens,
         running=running,
+        dense_int8=dense == "int8",
     )
     if verify:
         found["verified"] = verify_files(checkpoint.path)

@@ -80,6 +80,12 @@ class Draw:
     filtered: bool = False
     logprobs: int | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether no row asks for more than a temperature."""
+        asked = self.penalised or self.biased or self.masked or self.filtered
+        return not asked and self.logprobs is None
+
     def rows(self, first: int, last: int) -> Draw:
         """Views of rows [first, last); `counts` and the flags are those of the whole."""
         # Not by brackets, here and below: indexing needs the device's driver, also under FakeTensorMode.
@@ -173,16 +179,25 @@ def _draw(logits: Tensor, d: Draw) -> Drawn:
     adjusted = _adjusted(logits, d)
     best, likeliest = _best(adjusted)
     usable = torch.isfinite(best) & (logits.amax(dim=1, keepdim=True) < torch.inf)
+    tokens = torch.where(usable, likeliest if _greedy(d) else _chosen(adjusted, best, likeliest, d), -1)
+    if d.logprobs is None:
+        return Drawn(tokens.squeeze(1))
+    return Drawn(tokens.squeeze(1), *_logprobs(logits, tokens, d.logprobs))
+
+
+def _greedy(d: Draw) -> bool:
+    """Whether it can be seen without waiting for a device that no row is left to chance."""
+    return d.temperature.device.type == "cpu" and not d.temperature.any()
+
+
+def _chosen(adjusted: Tensor, best: Tensor, likeliest: Tensor, d: Draw) -> Tensor:
+    """The tokens [R, 1] of rows of adjusted logits [R, V]: drawn, or the likeliest at temperature 0."""
     gaps = (best - adjusted) * (LOG2_E / d.temperature.clamp(min=COLDEST)).unsqueeze(1)
     shares = _shares(gaps)
     if d.filtered:
         shares = _filtered(shares, gaps, d)
     sampled = _inverted(shares, d.uniform.unsqueeze(1))
-    tokens = torch.where(d.temperature.unsqueeze(1) == 0, likeliest, sampled)
-    tokens = torch.where(usable, tokens, -1)
-    if d.logprobs is None:
-        return Drawn(tokens.squeeze(1))
-    return Drawn(tokens.squeeze(1), *_logprobs(logits, tokens, d.logprobs))
+    return torch.where(d.temperature.unsqueeze(1) == 0, likeliest, sampled)
 
 
 def _adjusted(logits: Tensor, d: Draw) -> Tensor:

@@ -241,16 +241,20 @@ class Engine:
         # Results that came in may have made room for a plan that was empty without them.
         self._idle = not (plan.work or plan.preempted or due)
         if plan.work:
-            prefilled = sum(work.count for work in plan.work if not work.samples or work.count > 1)
+            prefilled = sum([work.count for work in plan.work if not work.samples or work.count > 1])
             took_s = self._clock() - began_s
             self.meter.step(took_s, prefilled, self.meter.generated_tokens - generated)
 
     def _grammars(self, plan: Plan) -> list[Grammar | None]:
-        return [self._choices[sequence].grammar for sequence in plan.sampling]
+        return [
+            self._choices[sequence].grammar if sequence.synchronous else None for sequence in plan.sampling
+        ]
 
     def _usable(self, plan: Plan, sampled: list[Sampled]) -> list[Sampled]:
         """The same, after ending the requests whose logits or grammars turned out to be broken."""
         for sequence, one in zip(plan.sampling, sampled, strict=True):
+            if one.token >= 0 and not sequence.synchronous:
+                continue
             choice = self._choices.get(sequence)
             if choice is None:
                 continue
@@ -270,11 +274,11 @@ class Engine:
         self, ends: list[tuple[Running, int, Reason | None]], plan: Plan, sampled: list[Sampled]
     ) -> None:
         logprobs = {sequence: one.logprobs for sequence, one in zip(plan.sampling, sampled, strict=True)}
+        self.meter.generated_tokens += len(ends)
         for sequence, token, reason in ends:
             choice = self._choices[sequence]
             if len(sequence.tokens) == sequence.prompt_tokens + 1:
                 self.meter.begin(sequence.prompt_tokens, sequence.cached_tokens)
-            self.meter.generated_tokens += 1
             self._deliver(choice.generation, Token(sequence.choice, token, logprobs[sequence]))
             if reason is not None:
                 self._finish(choice, reason)

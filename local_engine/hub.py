@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from local_engine.checkpoint import ADAPTER, merge_command
 from local_engine.config import read_config
 from local_engine.errors import SetupError
-from local_engine.memory import size as readable
+from local_engine.footprint import size as readable
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling

@@ -12,10 +12,11 @@ import torch
 from local_engine.checkpoint import Checkpoint
 from local_engine.config import ModelConfig
 from local_engine.errors import SetupError
+from local_engine.footprint import needs, size
 from local_engine.harmony.tokens import VOCABULARY_SIZE
 from local_engine.hub import read_record
 from local_engine.machine import Available, Device
-from local_engine.memory import GRACE, needs, size
+from local_engine.memory import GRACE, window_blocks
 from local_engine.scheduler import STEP_TOKENS, blocks_needed
 from local_engine.tokenizer_json import FILE
 
@@ -84,26 +85,33 @@ def memory_of(
     *,
     context_tokens: int,
     running: int,
+    dense_int8: bool = False,
 ) -> dict[str, Any]:
     """What `running` sequences of `context_tokens` need on each device, beside what is there; JSON-ready.
+
+    `dense_int8`, on the host only, is what `--dense int8` makes of the weights.
+    The pools are those of an engine with room for just that. `peak_bytes` is the process at its largest.
 
     `fits` is `yes`, `slowly` (mapped weights would be read again and again), `no`, or None without the
     device.
     """
     config = checkpoint.config
     context = min(context_tokens, config.max_context_tokens)
-    full, window = blocks_needed(context, STEP_TOKENS, config.sliding_window)
+    full = running * blocks_needed(context, STEP_TOKENS, config.sliding_window)[0]
+    window = window_blocks(config, full, running, context, STEP_TOKENS)
     devices = {}
     for device, has in there.items():
         needed = needs(
             config,
             dtype,
             device,
-            full_blocks=running * full,
-            window_blocks=running * window,
+            full_blocks=full,
+            window_blocks=window,
+            context_tokens=context,
             max_running=running,
             step_tokens=STEP_TOKENS,
             dense_experts=bool(checkpoint.dense),
+            dense_int8=dense_int8 and device == "cpu",
         )
         fits = None
         if has is not None:
@@ -114,6 +122,7 @@ def memory_of(
         devices[device] = {
             **asdict(needed),
             "total_bytes": needed.total_bytes,
+            "peak_bytes": needed.peak_bytes,
             "free_bytes": None if has is None else has.free_bytes,
             "device_bytes": None if has is None else has.total_bytes,
             "fits": fits,
@@ -129,7 +138,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"memory for {value['running']} x {value['context_tokens']} tokens:"
             for device, needed in value["devices"].items():
                 yield f"  {device}: {needed['summary']}"
-                yield f"  {' ' * len(device)}  {_there(needed)}"
+                below = f"  {' ' * len(device)}  "
+                yield f"{below}{_there(needed)}"
+                if needed["process_bytes"]:
+                    yield f"{below}resident at most: {size(needed['peak_bytes'])}, the process included"
         elif isinstance(value, dict):
             yield f"{key}: {', '.join(f'{name} {_plain(name, item)}' for name, item in value.items())}"
         elif isinstance(value, list):

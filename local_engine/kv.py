@@ -183,6 +183,8 @@ class BlockTables:
         Positions before `start` are there already. Raises `NoBlocks`, with nothing changed.
         """
         first, last = start // BLOCK_TOKENS, (end - 1) // BLOCK_TOKENS
+        if self._may_write(tables, first, last):
+            return []
         lists = (("full", self.full, tables.full), ("window", self.window, tables.window))
         for _, pool, blocks in lists:
             fresh = last + 1 - len(blocks)
@@ -203,17 +205,12 @@ class BlockTables:
     def advance(self, tables: Tables, tokens: Sequence[int], computed: int) -> None:
         """Positions 0 .. computed - 1 now hold `tokens`: publishes complete blocks, lets go of those that no
         position from `computed` on can see in the window group."""
-        self._extend_keys(tables, tokens, computed // BLOCK_TOKENS)
-        for n in range(tables.published, computed // BLOCK_TOKENS):
-            self.full.publish(tables.full[n], tables.keys[n], tables.salt)
-            if n >= tables.window_start:
-                self.window.publish(tables.window[n], tables.keys[n], tables.salt)
-            tables.published = n + 1
-        first = min(first_seen(computed, self._window_tokens), len(tables.window))
-        for n in range(tables.window_start, first):
-            self.window.drop(tables.window[n])
-            tables.window[n] = 0
-        tables.window_start = max(tables.window_start, first)
+        complete = computed // BLOCK_TOKENS
+        if complete > tables.published:
+            self._publish(tables, tokens, complete)
+        first = first_seen(computed, self._window_tokens)
+        if first > tables.window_start:
+            self._leave_behind(tables, first)
 
     def fork(self, tables: Tables, tokens: int) -> Tables:
         """Other tables that share the blocks of the first `tokens` positions; a write copies first.
@@ -247,6 +244,29 @@ class BlockTables:
             for pool in (self.full, self.window):
                 if (block := pool.find(key)) is not None:
                     pool.forget(block)
+
+    def _may_write(self, tables: Tables, first: int, last: int) -> bool:
+        """Whether a position within one block needs nothing: most of those that decode."""
+        return (
+            first == last < len(tables.full)
+            and self.full.is_own(tables.full[last])
+            and self.window.is_own(tables.window[last])
+        )
+
+    def _publish(self, tables: Tables, tokens: Sequence[int], complete: int) -> None:
+        self._extend_keys(tables, tokens, complete)
+        for n in range(tables.published, complete):
+            self.full.publish(tables.full[n], tables.keys[n], tables.salt)
+            if n >= tables.window_start:
+                self.window.publish(tables.window[n], tables.keys[n], tables.salt)
+        tables.published = complete
+
+    def _leave_behind(self, tables: Tables, first: int) -> None:
+        """Lets go of the blocks before `first` in the window group."""
+        for n in range(tables.window_start, first):
+            self.window.drop(tables.window[n])
+            tables.window[n] = 0
+        tables.window_start = first
 
     def _hit(self, tables: Tables, tokens: Sequence[int], most: int) -> int:
         """Blocks in the longest usable prefix of at most `most` blocks; leaves their keys in `tables`."""

@@ -34,19 +34,25 @@ def make_checkpoint(
     format: Format = "hf",  # noqa: A002 - the word of the command line
     seed: int = 0,
     *,
+    layers: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     ranks: Path | None = None,
 ) -> list[Path]:
     """Writes weights, vocabulary and `config.json` into `path`; returns the files written, `config.json`
     last.
 
-    The vocabulary comes from `ranks`, an `o200k_base.tiktoken`, or from litellm's; a preset with fewer ids
-    gets none. Raises `CheckpointError` for an unknown preset or a directory that cannot be made or already
-    holds a checkpoint, `VocabularyError` without a vocabulary.
+    `layers` makes a random preset that deep instead: what is cheap to write and to hold says most about
+    speed. The vocabulary comes from `ranks`, an `o200k_base.tiktoken`, or from litellm's; a preset with fewer
+    ids gets none. Raises `CheckpointError` for an unknown preset, for layers of the demo's or a directory
+    that cannot be made or already holds a checkpoint, `VocabularyError` without a vocabulary.
     """
     if preset not in PRESETS:
         raise CheckpointError(f"no preset `{preset}`: choose one of {', '.join(f'`{p}`' for p in PRESETS)}")
     chosen = PRESETS[preset]
+    if layers is not None:
+        if preset == "demo":
+            raise CheckpointError("the demo was trained with the layers it has: choose another preset")
+        chosen = chosen.cut_to(layers)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,7 +62,7 @@ def make_checkpoint(
     if any(path.glob("*.safetensors")) or (path / "config.json").exists():
         raise CheckpointError(f"`{path}` already holds a checkpoint: remove it or choose another directory")
     shards = _plan(chosen, format, shard_bytes)
-    metadata = {"format": "pt", PRESET_KEY: preset, SEED_KEY: str(seed)}
+    metadata = {"format": "pt", PRESET_KEY: chosen.name, SEED_KEY: str(seed)}
     # Before gigabytes are written: this is what may be missing.
     written = write_vocabulary(path, ranks) if chosen.config.vocab_size == VOCABULARY_SIZE else []
     weight_map: dict[str, str] = {}

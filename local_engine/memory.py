@@ -1,4 +1,4 @@
-"""How much memory a model needs, how much there is, and how many blocks of keys and values to make of the
+"""Whether a model fits into the memory that is there, and how many blocks of keys and values to make of the
 rest.
 
 All of it is pure: what there is comes from `machine.available`. On a CPU the weights that keep their stored
@@ -8,18 +8,17 @@ impossible. That is why only the rest is refused when it does not fit, and mappe
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from local_engine.config import ModelConfig
 from local_engine.errors import SetupError
+from local_engine.footprint import Needs, needs, size
 from local_engine.kv import BLOCK_TOKENS
 from local_engine.machine import Available, Device
-from local_engine.model import DECODED_EXPERTS_BYTES, kv_block_bytes
+from local_engine.model import kv_block_bytes
 from local_engine.scheduler import STEP_TOKENS, blocks_needed
-from local_engine.tensors import tensor_specs
 
 if TYPE_CHECKING:
     import torch
@@ -33,93 +32,8 @@ LEAST_CONTEXT_TOKENS = 2048
 UNKNOWN_BYTES = 8 << 30
 """Counted on for keys and values where the system does not say what it has."""
 
-CUDA_CONTEXT_BYTES = 512 << 20
-"""What CUDA itself and its libraries take before anything is allocated."""
-
 GRACE = 0.95
 """The share of the free memory that is counted on; other processes breathe too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Bytes by purpose. `mapped_bytes` of the weights and experts are only page cache."""
-
-    device: Device
-    dtype: str
-    weights_bytes: int
-    experts_bytes: int
-    decoded_bytes: int
-    kv_bytes: int
-    workspace_bytes: int
-    mapped_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """Everything, mapped or not: what must fit for full speed."""
-        weights = self.weights_bytes + self.experts_bytes + self.decoded_bytes
-        return weights + self.kv_bytes + self.workspace_bytes
-
-    @property
-    def committed_bytes(self) -> int:
-        """What must fit for the process to live."""
-        return self.total_bytes - self.mapped_bytes
-
-    def describe(self) -> str:
-        """The sum with its terms, for a person."""
-        terms = {
-            f"weights ({self.dtype})": self.weights_bytes,
-            "experts": self.experts_bytes,
-            "decoded experts": self.decoded_bytes,
-            "kv pool": self.kv_bytes,
-            "workspace": self.workspace_bytes,
-        }
-        listed = " + ".join(f"{name} {size(value)}" for name, value in terms.items() if value)
-        return f"{size(self.total_bytes)} ({listed})"
-
-
-def needs(
-    config: ModelConfig,
-    dtype: torch.dtype,
-    device: Device,
-    *,
-    full_blocks: int,
-    window_blocks: int,
-    max_running: int = 1,
-    step_tokens: int = STEP_TOKENS,
-    dense_experts: bool = False,
-    decoded_experts_bytes: int = DECODED_EXPERTS_BYTES,
-) -> Needs:
-    """What running a model takes. `dense_experts`: the checkpoint stores them decoded, in bf16.
-
-    The blocks are usable ones; the scratch block of each group is added here. An estimate for the workspace
-    (activations of the largest step, logits and sampling state of every running sequence, the rope table),
-    exact for the rest.
-    """
-    specs = list(tensor_specs(config))
-    values = sum(math.prod(spec.shape) for spec in specs if spec.dtype == "BF16")
-    packed = sum(spec.nbytes for spec in specs if spec.dtype == "U8")
-    expert_values = _expert_values(config)
-    experts = expert_values * dtype.itemsize if dense_experts else packed
-    decoded = 0 if dense_experts else expert_values * dtype.itemsize
-    weights = values * dtype.itemsize
-    mapped = 0
-    if device == "cpu":
-        stored_as_is = dtype.itemsize == 2
-        # The Hugging Face form keeps q, k and v apart, and joining them copies.
-        joined = config.num_hidden_layers * config.qkv_rows * (config.hidden_size + 1) * dtype.itemsize
-        mapped += weights - joined if stored_as_is else 0
-        mapped += experts if stored_as_is or not dense_experts else 0
-    full, window = kv_block_bytes(config, dtype)
-    return Needs(
-        device=device,
-        dtype=str(dtype).removeprefix("torch."),
-        weights_bytes=weights,
-        experts_bytes=experts,
-        decoded_bytes=decoded if decoded <= decoded_experts_bytes else 0,
-        kv_bytes=(full_blocks + 1) * full + (window_blocks + 1) * window,
-        workspace_bytes=_workspace_bytes(config, dtype, device, max_running, step_tokens),
-        mapped_bytes=mapped,
-    )
 
 
 def check(needed: Needs, there: Available | None, *, ignore: bool = False) -> str | None:
@@ -177,13 +91,18 @@ def fit(
     max_context_tokens: int | None = None,
     kv_bytes: int | None = None,
     dense_experts: bool = False,
+    dense_int8: bool = False,
+    eager: bool = False,
     ignore: bool = False,
 ) -> Fit:
     """Sizes the pool and checks everything against what is there, before anything is loaded.
 
     Without `max_context_tokens` the context is what the model was scaled for, halved until it fits; without
-    `kv_bytes` the pool is `kv_blocks`' choice. Raises `SetupError` with the numbers; `ignore` does not.
+    `kv_bytes` the pool is `kv_blocks`' choice. `eager` as for `needs`. Raises `SetupError` with the numbers;
+    `ignore` does not.
     """
+
+    context = min(max_context_tokens or config.max_context_tokens, config.max_context_tokens)
 
     def needed(full_blocks: int, window_blocks: int) -> Needs:
         return needs(
@@ -192,9 +111,12 @@ def fit(
             device,
             full_blocks=full_blocks,
             window_blocks=window_blocks,
+            context_tokens=context,
             max_running=max_running,
             step_tokens=step_tokens,
             dense_experts=dense_experts,
+            dense_int8=dense_int8,
+            eager=eager,
         )
 
     def blocks(context: int) -> tuple[int, int]:
@@ -211,7 +133,6 @@ def fit(
     # Weights that do not fit are the first thing to say; what is left for keys and values comes after.
     check(needed(0, 0), there, ignore=ignore)
     notes = []
-    context = min(max_context_tokens or config.max_context_tokens, config.max_context_tokens)
     while True:
         try:
             full_blocks, window_blocks = blocks(context)
@@ -328,31 +249,3 @@ def _largest(
             f"{size(kv_bytes)} are there for them: {advice}, or give more with `--kv-gib`"
         )
     return fits, windows(fits)
-
-
-def _expert_values(config: ModelConfig) -> int:
-    each = 3 * config.hidden_size * config.intermediate_size
-    return config.num_hidden_layers * config.num_experts * each
-
-
-def _workspace_bytes(
-    config: ModelConfig, dtype: torch.dtype, device: Device, max_running: int, step_tokens: int
-) -> int:
-    c = config
-    # Of a step: the stream and its norm, q, k and v, and what the chosen experts see and make.
-    row = 2 * c.hidden_size + c.qkv_rows + c.q_rows
-    row += c.experts_per_token * (3 * c.intermediate_size + 2 * c.hidden_size)
-    activations = step_tokens * row * 4
-    # Of a sequence: logits, two copies at work in sampling, counts of penalties, the mask.
-    sampling = max_running * c.vocab_size * 4 * 4
-    rope = c.max_context_tokens * c.head_dim * 4
-    expert = 2 * c.intermediate_size * c.hidden_size * dtype.itemsize * 2
-    return activations + sampling + rope + expert + (CUDA_CONTEXT_BYTES if device == "cuda" else 0)
-
-
-def size(count: int) -> str:
-    """Bytes for a person."""
-    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if count >= 1 << shift:
-            return f"{count / (1 << shift):.1f} {unit}"
-    return f"{count} B"

@@ -5,12 +5,14 @@ The arithmetic is in `ops`; what it must come to is in `reference`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from local_engine import mxfp4, reference
+from local_engine import int8, mxfp4, reference
 from local_engine.batch import Batch, LayerKV
 from local_engine.checkpoint import Checkpoint
 from local_engine.config import ModelConfig
@@ -52,10 +54,15 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block's weights, named as in the original checkpoint: norms fp32, all else in the model's dtype."""
+    """One block's weights, named as in the original checkpoint: norms fp32, all else in the model's dtype.
+    The matrices of attention, without their biases, may be u8 instead, as `int8` has them.
+
+    `qkv_parts` are one matrix, or those of queries, keys and values, which the Hugging Face form keeps apart:
+    joining them where they are mapped would copy them.
+    """
 
     attn_norm: torch.Tensor
-    qkv_weight: torch.Tensor
+    qkv_parts: tuple[torch.Tensor, ...]
     qkv_bias: torch.Tensor
     sinks: torch.Tensor
     out_weight: torch.Tensor
@@ -65,6 +72,11 @@ class Layer:
     gate_bias: torch.Tensor
     mlp1: Experts
     mlp2: Experts
+
+    @property
+    def qkv_weight(self) -> torch.Tensor:
+        """All of `qkv_parts` in one matrix [rows, H]: a copy where there are several."""
+        return self.qkv_parts[0] if len(self.qkv_parts) == 1 else torch.cat(self.qkv_parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +89,8 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """All weights, on one device. `rope` has a row for every position up to the longest allowed context."""
+    """All weights, on one device; the unembedding may be u8 instead of `dtype`, as `int8` has it. `rope` has
+    a row for every position up to the longest allowed context."""
 
     config: ModelConfig
     dtype: torch.dtype
@@ -108,12 +121,14 @@ def load_model(
     *,
     max_context_tokens: int,
     decoded_experts_bytes: int = DECODED_EXPERTS_BYTES,
+    dense_int8: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Reads a checkpoint tensor by tensor, so that nothing is on the host twice.
 
     A tensor that is already in `dtype` on `device` stays a view of the mapped file. Experts stay packed; they
-    are decoded beside that only if all of them together, decoded, fit in `decoded_experts_bytes`.
+    are decoded beside that only if all of them together, decoded, fit in `decoded_experts_bytes`. With
+    `dense_int8` the matrices of attention and the unembedding are rounded to int8, for `ops.native`.
     """
     config, device = checkpoint.config, torch.device(device)
     values = 3 * config.num_hidden_layers * config.num_experts * config.hidden_size * config.intermediate_size
@@ -125,6 +140,25 @@ def load_model(
         if progress is not None:
             progress(name, stored.nbytes)
         return placed
+
+    def dense(name: str) -> torch.Tensor:
+        if not dense_int8:
+            return load(name)
+        stored = checkpoint.tensor(name)
+        rounded = int8.encode(stored)
+        if progress is not None:
+            progress(name, stored.nbytes)
+        return rounded
+
+    def apart(name: str) -> tuple[torch.Tensor, ...]:
+        if dense_int8:
+            return (dense(name),)
+        parts = checkpoint.parts(name)
+        if device.type != "cpu" or any(part.dtype != dtype for part in parts):
+            return (load(name),)
+        if progress is not None:
+            progress(name, sum(part.nbytes for part in parts))
+        return tuple(parts)
 
     def experts(name: str) -> Experts:
         if f"{name}_weight" in checkpoint.dense:
@@ -143,10 +177,10 @@ def load_model(
         for at in (f"block.{n}." for n in range(config.num_hidden_layers)):
             yield Layer(
                 attn_norm=load(at + "attn.norm.scale", torch.float32),
-                qkv_weight=load(at + "attn.qkv.weight"),
+                qkv_parts=apart(at + "attn.qkv.weight"),
                 qkv_bias=load(at + "attn.qkv.bias"),
                 sinks=load(at + "attn.sinks"),
-                out_weight=load(at + "attn.out.weight"),
+                out_weight=dense(at + "attn.out.weight"),
                 out_bias=load(at + "attn.out.bias"),
                 mlp_norm=load(at + "mlp.norm.scale", torch.float32),
                 gate_weight=load(at + "mlp.gate.weight"),
@@ -162,18 +196,23 @@ def load_model(
         embedding=load("embedding.weight"),
         layers=tuple(layers()),
         norm=load("norm.scale", torch.float32),
-        unembedding=load("unembedding.weight"),
-        rope=_rope(config, max_context_tokens, dtype, device),
+        unembedding=dense("unembedding.weight"),
+        rope=rope_table(config, max_context_tokens, dtype, device),
     )
 
 
 def new_kv(model: Model, full_blocks: int, window_blocks: int) -> KV:
-    """Empty pools; both counts include the scratch block 0."""
+    """Empty pools; both counts include the scratch block 0. On the host, memory that nobody has written yet
+    is only promised."""
     config = model.config
 
     def pool(blocks: int) -> torch.Tensor:
         shape = (blocks, BLOCK_TOKENS, config.num_key_value_heads, config.head_dim)
-        return torch.zeros(shape, dtype=model.dtype, device=model.device)
+        if model.device.type != "cpu":
+            return torch.zeros(shape, dtype=model.dtype, device=model.device)
+        # Zeros of torch are written; numpy's come from the system, which gives a page on its first use.
+        promised = np.zeros(math.prod(shape) * model.dtype.itemsize, dtype=np.uint8)
+        return torch.from_numpy(promised).view(model.dtype).view(shape)
 
     counts = (
         full_blocks if config.window_of(n) is None else window_blocks for n in range(config.num_hidden_layers)
@@ -205,7 +244,8 @@ def forward(model: Model, batch: Batch, kv: KV, ops: Ops) -> torch.Tensor:
     return ops.head(x, model, batch.rows)
 
 
-def _rope(config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device) -> Rope:
+def rope_table(config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device) -> Rope:
+    """The rotation of the first `positions` positions."""
     inv_freq, concentration = reference.yarn(config)
     angles = torch.arange(positions)[:, None, None].float() * inv_freq
     cos, sin = (

@@ -34,6 +34,12 @@ class Preset:
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
         return self.draw(spec, generator)
 
+    def cut_to(self, layers: int) -> Preset:
+        """The same widths with so many layers, and a name that says so."""
+        return Preset(
+            f"{self.name}-{layers}-layers", replace(self.config, num_hidden_layers=layers), self.draw
+        )
+
 
 def random_tensor(spec: TensorSpec, generator: torch.Generator, scales: tuple[int, int]) -> torch.Tensor:
     """Norms near one, sinks and biases of order one or less, matrices that keep a vector's size.
@@ -95,12 +101,14 @@ GPT_OSS_20B = replace(
     num_key_value_heads=8,
 )
 
+GPT_OSS_120B = replace(GPT_OSS_20B, num_hidden_layers=36, num_experts=128)
+
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset("demo", DEMO_CONFIG, demo_tensor),
         Preset("tiny", TINY, _tiny),
         Preset("20b-shape", GPT_OSS_20B, _big),
-        Preset("120b-shape", replace(GPT_OSS_20B, num_hidden_layers=36, num_experts=128), _big),
+        Preset("120b-shape", GPT_OSS_120B, _big),
     )
 }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -127,20 +127,16 @@ class EventStream(Response):
             )
             try:
                 async for chunks in self._reply.chunks():
-                    await _send(send, *(_json(chunk) for chunk in chunks))
-                await _send(send, "[DONE]")
+                    await _send(send, *map(orjson.dumps, chunks))
+                await _send(send, b"[DONE]")
             except RequestError as error:
-                await _send(send, _json(error.body()))
+                await _send(send, orjson.dumps(error.body()))
             except Exception:
-                await _send(send, _json(Fault("the engine failed: the answer is incomplete").body()))
+                await _send(send, orjson.dumps(Fault("the engine failed: the answer is incomplete").body()))
                 raise
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-async def _send(send: Send, *events: str) -> None:
-    body = "".join(f"data: {event}\n\n" for event in events).encode()
+async def _send(send: Send, *events: bytes) -> None:
+    body = b"".join([b"data: %b\n\n" % event for event in events])
     await send({"type": "http.response.body", "body": body, "more_body": True})

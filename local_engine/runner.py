@@ -1,4 +1,4 @@
-"""Turns plans into tokens: fills the buffers, runs the model, samples. Eager; what a step reads never moves.
+"""Turns plans into tokens: fills the buffers, runs the model, samples; or launches a recorded step that does.
 
 A step's results stay on the device until they are asked for, so that the host can plan and launch the next
 step meanwhile. Where there is nothing to overlap with, on the CPU, every step is done when `launch` returns.
@@ -15,6 +15,7 @@ import torch
 
 from local_engine.buffers import Buffers
 from local_engine.errors import DeviceLost
+from local_engine.graphs import Graphs
 from local_engine.kv import Copy
 from local_engine.model import KV, Model, forward
 from local_engine.ops import Ops
@@ -56,14 +57,24 @@ class ModelRunner:
     """Runs a model over its buffers and pools. Implements `steps.Runner`.
 
     `overlaps` says whether a step may be launched before the last one's results are read: of use where the
-    device works by itself.
+    device works by itself. `graphs` are recorded over the same model, pools and buffers.
     """
 
-    def __init__(self, model: Model, kv: KV, ops: Ops, buffers: Buffers, *, overlaps: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        kv: KV,
+        ops: Ops,
+        buffers: Buffers,
+        *,
+        overlaps: bool,
+        graphs: Graphs | None = None,
+    ) -> None:
         self._model = model
         self._kv = kv
         self._ops = ops
         self._buffers = buffers
+        self._graphs = graphs
         self.overlaps = overlaps
         self._fetch = fetch_now if model.device.type == "cpu" else fetch_later
         self._masking = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="grammar")
@@ -71,7 +82,8 @@ class ModelRunner:
     @torch.inference_mode()
     def launch(self, plan: Plan, grammars: Sequence[Grammar | None]) -> Drawing:
         """Begins a step. Masks are filled on other threads during the forward pass. Raises `DeviceLost`."""
-        masked = any(grammar is not None for grammar in grammars)
+        recorded = None if self._graphs is None else self._graphs.step_for(plan)
+        masked = grammars.count(None) < len(grammars)
         filling = [
             self._masking.submit(grammar.fill, self._buffers.mask.host[row])
             for row, grammar in enumerate(grammars)
@@ -79,9 +91,13 @@ class ModelRunner:
         ]
         try:
             with device_errors():
-                batch = self._buffers.fill(plan, masked=masked)
+                batch = self._buffers.fill(plan, masked=masked, captured=recorded.rows if recorded else 0)
                 self._copy(plan.copies)
-                logits = forward(self._model, batch, self._kv, self._ops)
+                if recorded is not None:
+                    recorded.launch()
+                    logits = recorded.output.logits[: len(grammars)]
+                else:
+                    logits = forward(self._model, batch, self._kv, self._ops)
         finally:
             # Also when the step breaks: the rows of the mask are the next step's.
             wait(filling)
@@ -93,12 +109,16 @@ class ModelRunner:
                     if grammar is None:
                         self._buffers.mask.host[row] = -1
                 self._buffers.send_mask(len(grammars))
-            drawn = self._ops.sample(logits, batch.draw)
+            if recorded is not None and batch.draw.plain:
+                drawn = Drawn(recorded.output.drawn.tokens[: len(grammars)])
+            else:
+                drawn = self._ops.sample(logits, batch.draw)
+                self._buffers.previous[: len(grammars)].copy_(drawn.tokens)
             if batch.draw.penalised:
                 count(batch.draw.counts, batch.draw.slot, drawn.tokens)
-            self._buffers.previous[: len(grammars)].copy_(drawn.tokens)
             there, arrived = self._fetch(drawn)
-        return Drawing(there, tuple(sequence.params.top_logprobs for sequence in plan.sampling), arrived)
+        wanted = () if there.top is None else tuple(each.params.top_logprobs for each in plan.sampling)
+        return Drawing(there, wanted, arrived)
 
     def _copy(self, copies: Sequence[Copy]) -> None:
         """Copy-on-write, one after the other: a block may be the source of one and the target of the next."""

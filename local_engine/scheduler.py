@@ -77,22 +77,18 @@ class Sequence:
         self.prompt_tokens = len(self.tokens)
 
     @property
-    def generated(self) -> int:
-        """Sampled tokens, those in flight included."""
-        return len(self.tokens) + self.in_flight - self.prompt_tokens
-
-    @property
     def uncomputed(self) -> int:
         """Positions to compute before the next token can be sampled; 1 while decoding."""
         return len(self.tokens) + self.in_flight - self.computed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """Positions start .. start + count - 1 of a sequence. `samples`: the last one yields a token.
 
     `source` is the row among the sampled ones of the step before that holds this row's input, or -1 when the
-    host knows all inputs.
+    host knows all inputs. Nobody changes it; it is not frozen because each row of each step has one, and a
+    frozen one takes four times as long to make.
     """
 
     sequence: Sequence
@@ -104,17 +100,18 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step. `copies` come before everything else; `fresh` are the sequences that got their slot in it."""
+    """One step. `copies` come before everything else; `fresh` are the sequences that got their slot in it,
+    `sampling` those that get a token, in the order of the sampled rows."""
 
     work: tuple[Work, ...] = ()
     copies: tuple[Copy, ...] = ()
     fresh: tuple[Sequence, ...] = ()
     preempted: tuple[Sequence, ...] = ()
+    sampling: tuple[Sequence, ...] = field(init=False)
 
-    @property
-    def sampling(self) -> tuple[Sequence, ...]:
-        """The sequences that get a token, in the order of the sampled rows."""
-        return tuple(work.sequence for work in self.work if work.samples)
+    def __post_init__(self) -> None:
+        sampling = tuple([work.sequence for work in self.work if work.samples])
+        object.__setattr__(self, "sampling", sampling)
 
     @property
     def synchronous(self) -> bool:
@@ -203,10 +200,13 @@ class Scheduler:
     def plan(self) -> Plan:
         """The next step. Empty when nothing can be computed now."""
         draft = _Draft(self.limits.step_tokens)
+        others = []
         for sequence in list(self.running):
             if sequence.state is State.RUNNING and self._decodes(sequence):
                 self._decode(sequence, draft)
-        for sequence in list(self.running):
+            else:
+                others.append(sequence)
+        for sequence in others:
             if sequence.state is State.RUNNING and sequence.uncomputed > 1 and not sequence.held:
                 self._prefill(sequence, draft)
         # Blocks that a preemption has just freed are for those that still run.
@@ -230,22 +230,24 @@ class Scheduler:
         Returns (sequence, token, why it ended or None) for each that still counts. A sequence that ended or
         was preempted meanwhile keeps what it has a right to: an ended one nothing, a preempted one its token.
         """
-        drawn = dict(zip(plan.sampling, tokens, strict=True))
+        assert len(tokens) == len(plan.sampling), "a step gives one token for each sequence that it samples"
+        drawn = iter(tokens)
         out: list[tuple[Sequence, int, Reason | None]] = []
         for work in plan.work:
             sequence = work.sequence
+            token = next(drawn) if work.samples else -1
             if sequence.state is State.ENDED:
                 continue
             if work.samples:
                 sequence.in_flight -= 1
-                sequence.tokens.append(drawn[sequence])
+                sequence.tokens.append(token)
             if sequence.tables is not None and sequence.state is State.RUNNING:
                 self._settle(work)
             if work.samples:
                 reason = self._reason(sequence)
                 if reason is not None:
                     self.end(sequence)
-                out.append((sequence, drawn[sequence], reason))
+                out.append((sequence, token, reason))
         return out
 
     def disown(self, sequence: Sequence) -> None:
@@ -254,11 +256,12 @@ class Scheduler:
             self.blocks.disown(sequence.tables)
 
     def _decodes(self, sequence: Sequence) -> bool:
-        if sequence.held or sequence.uncomputed != 1:
+        known = len(sequence.tokens) + sequence.in_flight
+        if sequence.held or known - sequence.computed != 1:
             return False
         if sequence.in_flight and sequence.synchronous:
             return False
-        return sequence.generated < sequence.params.max_tokens
+        return known - sequence.prompt_tokens < sequence.params.max_tokens
 
     def _decode(self, sequence: Sequence, draft: _Draft) -> None:
         while not self._take(sequence, 1, draft):

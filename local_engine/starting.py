@@ -11,38 +11,59 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from local_engine.errors import SetupError
-from local_engine.scheduler import STEP_TOKENS
+from local_engine.scheduler import MAX_RUNNING, STEP_TOKENS, Limits
 
 if TYPE_CHECKING:
     from local_engine.checkpoint import Checkpoint
     from local_engine.engine import Engine
     from local_engine.loading import Loading
     from local_engine.memory import Fit
+    from local_engine.opening import Kernels
 
 Command = Callable[..., None]
 
 SMALL_MODEL_BYTES = 1 << 30
 
+GPU_RUNNING = 64
+"""Sequences at once on a GPU, unless somebody asks for another number: its bandwidth is for many."""
+GPU_STEP_TOKENS = 2048
+"""Rows of a step there, likewise: enough of a prompt that each expert's weights are read for many rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """How to run a model, as the command line says it."""
+    """How to run a model, as the command line says it. None is what suits the device."""
 
     dtype: Literal["bf16", "fp32"]
+    dense: Literal["int8"] | None
     device: str
+    kernels: Kernels
     exact: bool
     max_context_tokens: int | None
     kv_gib: float | None
-    step_tokens: int
+    step_tokens: int | None
     threads: int | None
     ignore_memory: bool
-    max_running: int = 1
+    max_running: int | None = 1
 
-    def at_once(self, answers: int) -> Running:
-        """The same for so many answers at once. Raises `click.UsageError` when a step cannot hold them."""
-        if self.step_tokens < answers:
-            raise click.UsageError(f"--step-tokens must be at least {answers}: each answer takes one a step")
-        return replace(self, max_running=answers)
+    def at_once(self, answers: int | None) -> Running:
+        """The same for so many answers at once. Raises `click.UsageError` when a step cannot hold them, and
+        `SetupError` for a device that is not there."""
+        asked = replace(self, max_running=answers)
+        running, rows = asked.defaults()
+        if rows < running:
+            raise click.UsageError(f"--step-tokens must be at least {running}: each answer takes one a step")
+        return asked
+
+    def defaults(self) -> tuple[int, int]:
+        """How many sequences and rows a step may have."""
+        gpu = device_of(self) == "cuda"
+        running, rows = (GPU_RUNNING, GPU_STEP_TOKENS) if gpu else (MAX_RUNNING, STEP_TOKENS)
+        return self.max_running or running, self.step_tokens or rows
+
+    def limits(self) -> Limits:
+        """The same as a scheduler takes it."""
+        return Limits(*self.defaults())
 
 
 def takes_running(command: Command) -> Command:
@@ -56,11 +77,23 @@ def takes_running(command: Command) -> Command:
             help="What weights are held and computed in; experts stay packed.",
         ),
         click.option(
+            "--dense",
+            type=click.Choice(["int8"]),
+            help="Round attention's matrices and the unembedding: half the memory, faster on the CPU.",
+        ),
+        click.option(
             "--device",
             type=click.Choice(["auto", "cpu", "cuda"]),
             default="auto",
             show_default=True,
             help="Where to run; auto takes the GPU if there is one.",
+        ),
+        click.option(
+            "--kernels",
+            type=click.Choice(["compiled", "eager"]),
+            default="compiled",
+            show_default=True,
+            help="The engine's own, made for the device, or plain torch, slow and easy to look into.",
         ),
         click.option(
             "--exact",
@@ -80,9 +113,8 @@ def takes_running(command: Command) -> Command:
         click.option(
             "--step-tokens",
             type=click.IntRange(1),
-            default=STEP_TOKENS,
-            show_default=True,
-            help="Tokens computed in one step: more makes long prompts faster, and others wait longer.",
+            help="Tokens computed in one step: more makes long prompts faster, and others wait longer. "
+            f"Default: {STEP_TOKENS}, on a GPU {GPU_STEP_TOKENS}.",
         ),
         click.option(
             "--threads", type=click.IntRange(1), help="CPU threads; default: one for a small model."
@@ -150,6 +182,7 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
     from local_engine.machine import available
     from local_engine.memory import fit
     from local_engine.opening import DTYPES, EngineOptions, ops_for
+    from local_engine.ops import cpu, exact
 
     longest = checkpoint.config.max_context_tokens
     if (running.max_context_tokens or 0) > longest:
@@ -158,17 +191,28 @@ def fit_of(checkpoint: Checkpoint, running: Running) -> Fit:
             "asked for: ask for fewer"
         )
     device = device_of(running)
-    ops_for(EngineOptions(dtype=running.dtype, device=device, exact=running.exact))
+    ops = ops_for(
+        EngineOptions(
+            dtype=running.dtype,
+            dense=running.dense,
+            device=device,
+            exact=running.exact,
+            kernels=running.kernels,
+        )
+    )
+    limits = running.limits()
     found = fit(
         checkpoint.config,
         DTYPES[running.dtype],
         device,
         available(device),
-        max_running=running.max_running,
-        step_tokens=running.step_tokens,
+        max_running=limits.max_running,
+        step_tokens=limits.step_tokens,
         max_context_tokens=running.max_context_tokens,
         kv_bytes=None if running.kv_gib is None else int(running.kv_gib * (1 << 30)),
         dense_experts=bool(checkpoint.dense),
+        dense_int8=running.dense == "int8",
+        eager=ops.attend in (cpu.attend, exact.attend),
         ignore=running.ignore_memory,
     )
     for text in found.notes:
@@ -193,16 +237,18 @@ def engine_over(checkpoint: Checkpoint, running: Running, *, max_waiting: int = 
 
     if (threads := running.threads or default_threads(checkpoint)) is not None:
         torch.set_num_threads(threads)
-    found = fit_of(checkpoint, running)
+    found, limits = fit_of(checkpoint, running), running.limits()
     options = EngineOptions(
         dtype=running.dtype,
+        dense=running.dense,
         device=device_of(running),
         exact=running.exact,
-        max_running=running.max_running,
+        kernels=running.kernels,
+        max_running=limits.max_running,
         max_waiting=max_waiting,
         max_context_tokens=found.max_context_tokens,
         kv_tokens=found.kv_tokens,
-        step_tokens=running.step_tokens,
+        step_tokens=limits.step_tokens,
     )
     with loading(checkpoint) as progress:
         return open_engine(checkpoint, options, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from local_engine.errors import RequestError
 from local_engine.scheduler import Plan, Reason
@@ -26,8 +26,7 @@ class Grammar(Protocol):
         """A token was sampled, one that the last mask allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """What a sampled row gave: a token, or -1 when its logits were unusable."""
 
     token: int
@@ -51,8 +50,7 @@ class Runner(Protocol):
         """Begins a step; `grammars` belong to `plan.sampling`. Raises `DeviceLost`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """One sampled token of a choice, stop tokens included."""
 
     choice: int

@@ -19,12 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 PINS = {"run": "requirements/run.txt", "dev": "requirements/dev.txt"}  # dev holds every line of run and more
 TORCH = "requirements/torch.txt"
+TRITON = "requirements/cpu.txt"
+OLD_TRITON = "requirements/triton-3.6.txt"
+OLD_TRITON_FOLDER = "triton-3.6"  # in the environment: found only by what puts it in front
 
 
 def digest(pins: str, venv: Path) -> str:
     """Hex digest of all that decides: pins, project metadata, interpreter, the environment's path."""
     total = hashlib.sha256()
-    for name in (pins, TORCH, "pyproject.toml", "requirements/install.py"):
+    for name in (pins, TORCH, TRITON, OLD_TRITON, "pyproject.toml", "requirements/install.py"):
         total.update(name.encode() + b"\0" + (ROOT / name).read_bytes() + b"\0")
     total.update(sys.version.encode() + b"\0" + str(venv).encode())
     return total.hexdigest()
@@ -47,8 +50,16 @@ def pip(python: Path, *arguments: str) -> None:
     subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603 - no shell, arguments from this file
 
 
+def torch_brings_triton(python: Path) -> bool:
+    """Whether the installed torch is built for an accelerator: such a build asks for a triton of its own."""
+    code = "import torch; print(torch.version.cuda or torch.version.hip or '')"
+    asked = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)  # noqa: S603
+    return bool(asked.stdout.strip())
+
+
 def install(kind: str, venv: Path) -> None:
-    """Installs the pins of `kind` ("run" or "dev"), torch, and this tree as an editable package."""
+    """Installs the pins of `kind` ("run" or "dev"), torch, and this tree as an editable package; for
+    development also both versions of triton that kernels are compiled with."""
     python = venv / "bin" / "python"
     if not python.exists():
         print(f"making {venv.name} with {sys.executable}", flush=True)
@@ -57,6 +68,12 @@ def install(kind: str, venv: Path) -> None:
     pip(python, "install", "--require-hashes", "--no-deps", "-r", PINS[kind])
     print("installing torch", flush=True)
     pip(python, "install", "-r", TORCH)
+    if kind == "dev":
+        print("installing triton", flush=True)
+        if not torch_brings_triton(python):
+            pip(python, "install", "--require-hashes", "--no-deps", "-r", TRITON)
+        old = ["--upgrade", "--target", str(venv / OLD_TRITON_FOLDER), "--require-hashes", "--no-deps"]
+        pip(python, "install", *old, "-r", OLD_TRITON)
     pip(python, "install", "--no-deps", "--no-build-isolation", "-e", ".")
     pip(python, "check")
 

@@ -1,7 +1,8 @@
 """Writes THIRD_PARTY_NOTICES.md: every package that a Douane installation pulls in, with its licence.
 
-The names and versions come from run.txt (and torch.txt), the licences from the metadata of the installed
-packages, so the file says what is really there. `--check` compares instead of writing: exit 1 when stale.
+The names and versions come from run.txt, torch.txt and cpu.txt, the licences from the metadata of the
+installed packages, so the file says what is really there. `--check` compares instead of writing: exit 1 when
+stale.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NOTICES = ROOT / "THIRD_PARTY_NOTICES.md"
 # Installed on some platforms only; named here so that the file does not depend on where it was written.
-ELSEWHERE = {"async-timeout": "Apache-2.0", "colorama": "BSD-3-Clause"}
+ELSEWHERE = {"async-timeout": "Apache-2.0", "colorama": "BSD-3-Clause", "triton": "MIT"}
 PIN = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?: ; (?P<marker>[^\\]+))?", re.MULTILINE
 )
@@ -77,7 +78,8 @@ def render(wanted: list[Pin]) -> str:
 
 def current() -> str:
     """What the file should say for the pins of this tree."""
-    texts = [(ROOT / "requirements" / name).read_text(encoding="utf-8") for name in ("run.txt", "torch.txt")]
+    names = ("run.txt", "torch.txt", "cpu.txt")
+    texts = [(ROOT / "requirements" / name).read_text(encoding="utf-8") for name in names]
     return render([pin for text in texts for pin in pins(text)])
 
 

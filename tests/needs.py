@@ -25,10 +25,12 @@ class Tool:
 
 TOOLS = {
     "redis-server": Tool(("redis-server",), "apt-get install redis-server"),
+    "aarch64-c++": Tool(("aarch64-linux-gnu-g++",), "apt-get install g++-aarch64-linux-gnu"),
     "c++": Tool(("c++", "g++", "clang++"), "apt-get install g++"),
     "curl": Tool(("curl",), "apt-get install curl"),
     "git": Tool(("git",), "apt-get install git"),
     "make": Tool(("make",), "apt-get install make"),
+    "qemu-aarch64": Tool(("qemu-aarch64-static", "qemu-aarch64"), "apt-get install qemu-user-static"),
 }
 
 FIXTURES = dict.fromkeys(("redis_server", "session_redis", "own_redis"), "redis-server")

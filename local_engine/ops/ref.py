@@ -24,7 +24,9 @@ def qkv(
     """See `Ops.qkv`."""
     heads, dim = kv.keys.shape[-2:]
     t = reference.rms_norm(x, layer.attn_norm)
-    rows = linear(t, layer.qkv_weight, layer.qkv_bias).view(x.shape[0], -1, dim)
+    biases = torch.split(layer.qkv_bias, [part.shape[0] for part in layer.qkv_parts])
+    projected = [linear(t, part, bias) for part, bias in zip(layer.qkv_parts, biases, strict=True)]
+    rows = torch.cat(projected, dim=1).view(x.shape[0], -1, dim)
     q, k, v = torch.split(rows, [rows.shape[1] - 2 * heads, heads, heads], dim=1)
     cos, sin = rope.cos.index_select(0, positions), rope.sin.index_select(0, positions)
     kv.keys.view(-1, heads, dim).index_copy_(0, slots, reference.rotate(k, cos, sin))

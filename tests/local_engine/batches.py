@@ -152,10 +152,20 @@ def logits_of(
 
 
 def load(
-    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, decoded_experts_bytes: int = 256 << 20
+    checkpoint: Checkpoint,
+    dtype: torch.dtype = torch.float32,
+    decoded_experts_bytes: int = 256 << 20,
+    *,
+    dense_int8: bool = False,
 ) -> Model:
     """On the host, with room for 512 tokens."""
-    return load_model(checkpoint, dtype, max_context_tokens=512, decoded_experts_bytes=decoded_experts_bytes)
+    return load_model(
+        checkpoint,
+        dtype,
+        max_context_tokens=512,
+        decoded_experts_bytes=decoded_experts_bytes,
+        dense_int8=dense_int8,
+    )
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:

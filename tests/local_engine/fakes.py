@@ -54,6 +54,7 @@ class Spelt(TorchFunctionMode):
         """One call."""
         spelt: dict[Any, Callable[..., Any]] = {
             torch.Tensor.__getitem__: _indexed,
+            torch.Tensor.__invert__: torch.ops.aten.bitwise_not,
             torch.Tensor.nonzero: torch.ops.aten.nonzero,
         }
         return spelt.get(func, func)(*args, **(kwargs or {}))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from huggingface_hub import constants
 
 from local_engine.checkpoint import open_checkpoint
 from local_engine.cli import PRESET_NAMES, main, read_secret
 from local_engine.errors import SetupError
+from local_engine.footprint import size
 from local_engine.machine import Available
 from local_engine.opening import EngineOptions, open_engine
 from local_engine.presets import PRESETS
@@ -55,6 +58,32 @@ def test_the_demo_is_made_and_inspected_as_a_tiny_model_that_was_trained(tmp_pat
         "weights: a tiny model trained on made-up conversations: it answers small talk and knows nothing\n"
         in run("inspect", str(out)).output
     )
+
+
+def test_a_preset_cut_to_fewer_layers_says_so_and_is_the_first_of_them(
+    tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "short"
+    made = run("make-checkpoint", str(out), "--preset", "tiny", "--seed", "1", "--layers", "3")
+    found = json.loads(run("inspect", str(out), "--format", "json").output)
+    short, whole = open_checkpoint(out), open_checkpoint(tiny["hf"])
+    names = [spec.name for spec in tensor_specs(short.config)]
+
+    assert (made.exit_code, made.output) == (
+        0,
+        f"wrote 2 files to {out}: preset `tiny` cut to 3 layers, random weights, seed 1, hf format\n",
+    )
+    assert (found["preset"], found["fingerprint"]) == ("tiny-3-layers", "douane-tiny-3-layers-random")
+    assert short.config == replace(whole.config, num_hidden_layers=3)
+    assert all(torch.equal(short.tensor(name), whole.tensor(name)) for name in names)
+
+
+def test_the_demo_cannot_be_cut(tmp_path: Path) -> None:
+    result = run("make-checkpoint", str(tmp_path / "demo"), "--layers", "2")
+
+    assert result.exit_code == 3
+    assert result.stderr == ("error: the demo was trained with the layers it has: choose another preset\n")
+    assert not (tmp_path / "demo").exists()
 
 
 def test_making_a_checkpoint_twice_is_refused(tiny: dict[str, Path]) -> None:
@@ -215,7 +244,8 @@ def test_what_a_checkpoint_needs_stands_beside_what_there_is(tiny: dict[str, Pat
 
     assert (memory["context_tokens"], memory["running"]) == (1000, 3)
     assert memory["devices"].keys() == {"cpu", "cuda"}
-    assert needed["kv_bytes"] == (3 * 64 + 1 + 3 * 42 + 1) * 2 * 16 * 2 * 128 * 4
+    # Of windowed layers the engine keeps more than the 42 blocks of each: prefixes are to be found again.
+    assert needed["kv_bytes"] == (3 * 64 + 1 + 150 + 1) * 2 * 16 * 2 * 128 * 4
     assert needed["total_bytes"] == sum(
         needed[f"{part}_bytes"] for part in ("weights", "experts", "decoded", "kv", "workspace")
     )
@@ -225,6 +255,8 @@ def test_what_a_checkpoint_needs_stands_beside_what_there_is(tiny: dict[str, Pat
     assert shown[at + 1] == f"  cpu: {needed['summary']}"
     assert shown[at + 2].startswith("       there: ")
     assert shown[at + 2].endswith(": it fits")
+    assert needed["peak_bytes"] == needed["total_bytes"] + needed["process_bytes"]
+    assert shown[at + 3] == f"       resident at most: {size(needed['peak_bytes'])}, the process included"
 
 
 def hollow(preset: str, folder: Path) -> Path:

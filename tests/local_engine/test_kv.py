@@ -16,6 +16,7 @@ from local_engine.kv import (
     BlockPool,
     BlockTables,
     Copy,
+    GroupName,
     NoBlocks,
     Tables,
     block_key,
@@ -173,6 +174,23 @@ def test_a_fork_shares_until_somebody_writes() -> None:
     assert second.full[:2] == first.full[:2]
     assert blocks.full.used == 4
     assert blocks.reserve(first, 40, 41) == []
+
+
+@pytest.mark.parametrize("group", ["full", "window"])
+@pytest.mark.parametrize(("start", "end", "block"), [(20, 21, 1), (3, 21, 0), (3, 21, 1)])
+def test_a_block_that_is_not_ones_own_in_one_group_is_copied_in_that_one(
+    group: GroupName, start: int, end: int, block: int
+) -> None:
+    blocks = BlockTables(8, 8, WINDOW)
+    tables, _ = blocks.open(SALT, [1])
+    blocks.reserve(tables, 0, 21)
+    assert blocks.reserve(tables, start, end) == []
+    pool, held = (blocks.full, tables.full) if group == "full" else (blocks.window, tables.window)
+    pool.share(shared := held[block])
+
+    assert blocks.reserve(tables, start, end) == [Copy(group, shared, held[block])]
+    assert held[block] != shared
+    assert blocks.reserve(tables, start, end) == []
 
 
 def test_a_reservation_that_does_not_fit_changes_nothing() -> None:

@@ -4,12 +4,14 @@ device."""
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +21,18 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from local_engine.draw import _draw, _threshold
-from local_engine.sampling import PROMPTED, Draw, Drawn, SamplingParams, count, draw, empty_draw, uniform
+from local_engine.sampling import (
+    PROMPTED,
+    Draw,
+    Drawn,
+    Numbers,
+    SamplingParams,
+    count,
+    draw,
+    empty_draw,
+    uniform,
+)
+from local_engine.scheduler import Sequence
 
 V = 201_088
 BELOW_ONE = 1 - 2.0**-24
@@ -94,6 +107,27 @@ def test_every_number_is_the_same_in_fp32_and_below_one() -> None:
     assert all(0 <= number <= BELOW_ONE for number in numbers)
     # The mean of 2,000 even numbers is off by 0.0065 in one standard deviation; the seed is fixed.
     assert sum(numbers) / 2000 == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_numbers_of_running_sequences_are_those_of_each_wherever_they_come_and_go() -> None:
+    numbers = Numbers(3)
+    draws = random.Random(1)
+    running = [Sequence(n % 2, [1], SamplingParams(9, seed=5 + n), b"", slot=n) for n in range(3)]
+    positions = [1, 30, 47]
+    for _ in range(60):
+        if draws.random() < 0.1:
+            slot = draws.randrange(3)
+            numbers.forget(slot)
+            running[slot] = Sequence(1, [1], SamplingParams(9, seed=draws.randrange(99)), b"", slot=slot)
+        sampled = sorted(draws.sample(range(3), draws.randint(1, 3)))
+        sequences = [running[slot] for slot in sampled]
+        found = numbers.at(sequences, np.array([positions[slot] for slot in sampled]))
+
+        assert found.tolist() == [
+            uniform(one.params.seed, one.choice, positions[one.slot]) for one in sequences
+        ]
+        for slot in sampled:
+            positions[slot] += 1
 
 
 # Which token a number draws
@@ -194,7 +228,7 @@ def chi_square(counted: Tensor, shares: Tensor) -> float:
 
 def test_the_whole_vocabulary_is_drawn_as_softmax_has_it() -> None:
     logits = torch.randn(V, generator=torch.manual_seed(2)) * 2
-    counted = draws(logits, 2000, seed=5)
+    counted = draws(logits, 3000, seed=5)
     groups = torch.zeros(32, dtype=torch.float64)
     for token, times in counted.items():
         groups[token * 32 // V] += times
@@ -208,7 +242,7 @@ def test_the_whole_vocabulary_is_drawn_as_softmax_has_it() -> None:
 
 def test_each_token_is_drawn_as_softmax_has_it() -> None:
     logits = torch.tensor([0.3, -1.2, 2.0, 0.0, 1.1, -0.4, 0.9, -2.0, 1.5, 0.2, -0.7, 0.6])
-    counted = draws(logits, 5000, seed=11)
+    counted = draws(logits, 10_000, seed=11)
     counts = torch.tensor([float(counted[token]) for token in range(12)]).double()
 
     # With 11 degrees of freedom a true sampler exceeds 31.3 once in a thousand seeds; this seed is fixed. A

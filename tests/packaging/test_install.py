@@ -59,12 +59,15 @@ def test_an_environment_for_development_serves_a_run_too_but_not_the_other_way_r
     assert asked == ["run", "dev"]
 
 
-@pytest.mark.parametrize("changed", ["requirements/run.txt", "requirements/torch.txt", "pyproject.toml"])
+DECIDING = [f"requirements/{name}.txt" for name in ("run", "torch", "cpu", "triton-3.6")] + ["pyproject.toml"]
+
+
+@pytest.mark.parametrize("changed", DECIDING)
 def test_a_changed_pin_is_noticed_by_content_and_not_by_time(
     install: ModuleType, asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: str
 ) -> None:
     tree = tmp_path / "tree"
-    for name in ("requirements/run.txt", "requirements/dev.txt", "requirements/torch.txt", "pyproject.toml"):
+    for name in DECIDING:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes((ROOT / name).read_bytes())
     (tree / "requirements/install.py").write_text("")
@@ -77,6 +80,45 @@ def test_a_changed_pin_is_noticed_by_content_and_not_by_time(
     call(install, monkeypatch, "run")
 
     assert asked == ["run", "run"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "accelerated", "expected"),
+    [
+        ("run", False, ["run.txt", "torch.txt"]),
+        ("dev", False, ["dev.txt", "torch.txt", "cpu.txt", "triton-3.6.txt"]),
+        ("dev", True, ["dev.txt", "torch.txt", "triton-3.6.txt"]),
+    ],
+)
+def test_triton_is_for_development_and_left_to_a_torch_that_brings_its_own(
+    install: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+    accelerated: bool,
+    expected: list[str],
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+    monkeypatch.setattr(install, "pip", lambda python, *arguments: calls.append(arguments))
+    monkeypatch.setattr(install, "torch_brings_triton", lambda python: accelerated)
+
+    install.install(kind, tmp_path)
+
+    files = [call[-1].removeprefix("requirements/") for call in calls if "-r" in call]
+    targets = [call[call.index("--target") + 1] for call in calls if "--target" in call]
+    assert files == expected
+    assert targets == ([str(tmp_path / "triton-3.6")] if kind == "dev" else [])
+    assert all("--require-hashes" in call for call in calls if "-r" in call and call[-1] != install.TORCH)
+
+
+def test_the_torch_of_this_environment_is_asked_whether_it_brings_triton(install: ModuleType) -> None:
+    import torch
+
+    brings = install.torch_brings_triton(Path(sys.executable))
+
+    assert brings == bool(torch.version.cuda or torch.version.hip)
 
 
 def test_an_installation_that_fails_leaves_no_stamp_and_says_which_command_failed(

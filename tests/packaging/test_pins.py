@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -45,7 +46,7 @@ def declared() -> list[Requirement]:
     return [Requirement(line) for line in lines]
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "cpu.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "cpu.txt", "triton-3.6.txt"])
 def test_every_pin_has_hashes(name: str) -> None:
     assert [package for package, (_, _, hashes) in pins(name).items() if not hashes] == []
 
@@ -60,7 +61,7 @@ def test_torch_and_what_only_some_platforms_have_are_in_no_common_file() -> None
     for name in ("run.txt", "dev.txt"):
         assert [p for p in pins(name) if p in ("torch", "triton") or p.startswith("nvidia")] == []
     assert list(pins("torch.txt")) == ["torch"]
-    assert list(pins("cpu.txt")) == ["triton"]
+    assert list(pins("cpu.txt")) == list(pins("triton-3.6.txt")) == ["triton"]
 
 
 def test_what_torch_asks_for_is_pinned_before_torch_is_installed() -> None:
@@ -72,11 +73,26 @@ def test_what_torch_asks_for_is_pinned_before_torch_is_installed() -> None:
 
 
 def test_pins_satisfy_what_the_package_declares() -> None:
-    pinned = pins("run.txt") | pins("torch.txt")
+    pinned = pins("run.txt") | pins("torch.txt") | pins("cpu.txt")
 
     for requirement in declared():
         version, _, _ = pinned[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}"
+
+
+def test_kernels_are_compiled_with_the_oldest_triton_that_is_allowed() -> None:
+    (allowed,) = [r.specifier for r in declared() if r.name == "triton"]
+    oldest = pins("triton-3.6.txt")["triton"][0]
+
+    assert str(allowed) == f">={oldest.removesuffix('.0')}"
+
+
+def test_both_tritons_are_installed_here_the_older_one_in_a_folder_of_its_own() -> None:
+    for file, path in (("cpu.txt", sys.path), ("triton-3.6.txt", [str(Path(sys.prefix) / "triton-3.6")])):
+        version, marker, _ = pins(file)["triton"]
+        installed = [d.version.partition("+")[0] for d in metadata.distributions(name="triton", path=path)]
+
+        assert installed == ([version] if Marker(marker).evaluate() else [])
 
 
 def test_the_packages_installed_here_are_the_pinned_ones() -> None:

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A launch for up to `rows` rows: tile sizes by the names of the constexprs, warps, stages."""
+    """A launch for up to `rows` rows: tile sizes by the names of the constexprs, warps, stages, and the most
+    registers of a thread where that decides how many programs a multiprocessor has room for."""
 
     rows: int
     sizes: Mapping[str, int]
     warps: int = 4
     stages: int = 2
+    registers: int | None = None
 
     @property
     def options(self) -> dict[str, int]:
         """Keyword arguments of a launch."""
-        return {**self.sizes, "num_warps": self.warps, "num_stages": self.stages}
+        limit = {} if self.registers is None else {"maxnreg": self.registers}
+        return {**self.sizes, "num_warps": self.warps, "num_stages": self.stages, **limit}
 
 
 def chosen(configs: Sequence[Config], rows: int) -> Config:

@@ -12,12 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from local_engine.batch import Batch, Group
 from local_engine.checkpoint import Checkpoint
 from local_engine.model import KV, Model, forward
-from local_engine.ops import Ops, cpu, exact, ref
+from local_engine.ops import Ops, cpu, ref
 from local_engine.presets import TINY
 from local_engine.reference import ReferenceModel
 from tests.local_engine.batches import Tables, drawn_checkpoint, kv_for, load, logits_of
 
-OPS = {"ref": ref.OPS, "exact": exact.OPS, "cpu": cpu.OPS}
 ATOL = 1e-4
 
 ODD = replace(
@@ -37,8 +36,8 @@ ODD = replace(
 
 TWO_LAYERS = replace(TINY, num_hidden_layers=2)
 
-all_ops = pytest.mark.parametrize("ops", OPS.values(), ids=OPS.keys())
-batched_ops = pytest.mark.parametrize("ops", [ref.OPS, cpu.OPS], ids=["ref", "cpu"])
+all_ops = pytest.mark.parametrize("ops", ["ref", "exact", "cpu", "native"], indirect=True)
+batched_ops = pytest.mark.parametrize("ops", ["ref", "cpu", "native"], indirect=True)
 """What `exact` does however a prompt is cut up has a stricter test of its own."""
 
 

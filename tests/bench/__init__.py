@@ -1,0 +1,1 @@
+"""Tests of the benches that are more than a loop and a clock."""
