@@ -23,7 +23,14 @@ from gateway.places import BACKEND_KINDS
 from gateway.policies import Policies, loaded_record
 from gateway.policy.bundle import Bundle
 from gateway.policy.load import load_bundle
-from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed, Problem, did_you_mean
+from gateway.policy.problems import (
+    PolicyClaimsFailed,
+    PolicyInvalid,
+    PolicyTestsFailed,
+    Problem,
+    did_you_mean,
+)
+from gateway.policy.prover import Prover
 from gateway.receipts.keys import load_signer
 from gateway.routing.health import Health
 from gateway.settings import Settings, SettingsInvalid
@@ -44,14 +51,15 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
     """Everything a request needs, open; closed in the reverse order.
 
     Raises what the parts raise when they cannot be opened: `PolicyInvalid`, `PolicyTestsFailed`,
-    `KeyFileInvalid`, `AuditUnusable`, `SettingsInvalid`.
+    `PolicyClaimsFailed`, `KeyFileInvalid`, `AuditUnusable`, `SettingsInvalid`.
     """
     clock = SystemClock()
     metrics = Metrics()
     prices = Prices.load(configured=configured_prices(settings))
+    prover = Prover()
 
     def load(directory: Path) -> Bundle:
-        return require_usable(load_bundle(directory), settings, prices)
+        return require_usable(load_bundle(directory, prover), settings, prices)
 
     bundle = await asyncio.to_thread(load, settings.policies)
     async with AsyncExitStack() as stack:
@@ -78,7 +86,7 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
             settings.policies,
             bundle,
             load,
-            (PolicyInvalid, PolicyTestsFailed),
+            (PolicyInvalid, PolicyTestsFailed, PolicyClaimsFailed),
             audit,
             metrics,
             put_in_force,

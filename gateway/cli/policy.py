@@ -1,6 +1,6 @@
 """`douane policy`: what whoever writes, reviews or audits a policy does with it.
 
-Exit status of every command: 0 good, 1 an example of the bundle failed, 2 denied, 3 invalid input.
+Exit status of every command: 0 good, 1 an example or claim of the bundle failed, 2 denied, 3 invalid input.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import Any, NoReturn
 
 import click
 
+from gateway.cli.proof import print_entrance, print_proof
 from gateway.facts import Facts
 from gateway.policy.cedar import export_cedar
+from gateway.policy.entrances import entrances_of
 from gateway.policy.explain import Explanation, explain
 from gateway.policy.json_schema import schemas, write_schemas
 from gateway.policy.load import Loaded, compile_files
 from gateway.policy.problems import PolicyInvalid, Problem
+from gateway.policy.proof import prove
 from gateway.policy.runner import Run, run_cases
 from gateway.policy.source.cases import Known, RequestEntry, facts_of
 from gateway.policy.source.check import check as check_document
@@ -66,7 +69,7 @@ class PolicyGroup(click.Group):
 
 @click.group(cls=PolicyGroup)
 def policy() -> None:
-    """Check, test, explain and export policy bundles."""
+    """Check, test, prove, explain and export policy bundles."""
 
 
 def with_format(command: Callable[..., None]) -> Callable[..., None]:
@@ -84,9 +87,10 @@ DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type
 @with_format
 @click.pass_context
 def check(context: click.Context, directory: Path, form: str) -> None:
-    """Check all of the bundle in DIR: files, names, geography, antitone labels, and its examples."""
+    """Check all of the bundle in DIR: files, names, geography, antitone labels, its examples and claims."""
     loaded = load_or_exit(context, directory, form)
     run = run_cases(loaded.bundle, loaded.cases)
+    proof = prove(loaded.bundle, loaded.claims)
     bundle = loaded.bundle
     if form == "json":
         said = {
@@ -98,6 +102,7 @@ def check(context: click.Context, directory: Path, form: str) -> None:
             "tenants": len(bundle.tenants),
             "classes": bundle.table.classes,
             "tests": run.wire(),
+            "claims": proof.wire()["claims"],
         }
         click.echo(json.dumps(said, indent=2))
     else:
@@ -107,7 +112,8 @@ def check(context: click.Context, directory: Path, form: str) -> None:
             f"{bundle.table.classes} classes; more labels never permit more"
         )
         print_run(run, verbose=False)
-    context.exit(GOOD if run.passed else FAILED)
+        print_proof(proof, verbose=False)
+    context.exit(GOOD if run.passed and proof.holds else FAILED)
 
 
 @policy.command()
@@ -123,6 +129,29 @@ def test(context: click.Context, directory: Path, form: str) -> None:
     else:
         print_run(run, verbose=True)
     context.exit(GOOD if run.passed else FAILED)
+
+
+@policy.command("prove")
+@DIRECTORY
+@with_format
+@click.pass_context
+def prove_command(context: click.Context, directory: Path, form: str) -> None:
+    """Prove the claims of DIR for every request that there could be; list what each entrance cannot serve.
+
+    A claim that does not hold is shown with the smallest request that breaks it, and the rule that lets it.
+    """
+    loaded = load_or_exit(context, directory, form)
+    proof = prove(loaded.bundle, loaded.claims)
+    entrances = entrances_of(loaded.bundle)
+    if form == "json":
+        doors = [entrance.wire() for entrance in entrances]
+        said = {"revision": loaded.bundle.revision, **proof.wire(), "entrances": doors}
+        click.echo(json.dumps(said, indent=2))
+    else:
+        print_proof(proof, verbose=True)
+        for entrance in entrances:
+            print_entrance(entrance, loaded.bundle)
+    context.exit(GOOD if proof.holds else FAILED)
 
 
 @policy.command("explain")

@@ -19,7 +19,7 @@ from gateway import logs
 from gateway.audit.directory import AuditUnusable
 from gateway.backends.environment import aws_configuration, forbidden_environment
 from gateway.engine_process import EngineFailed
-from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed
+from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTestsFailed
 from gateway.receipts.keys import SigningKeyInvalid
 from gateway.serving import serve as serve_gateway
 from gateway.settings import Settings, SettingsInvalid, read_settings
@@ -32,6 +32,7 @@ NOT_STARTED = (
     SettingsInvalid,
     PolicyInvalid,
     PolicyTestsFailed,
+    PolicyClaimsFailed,
     KeyFileInvalid,
     SigningKeyInvalid,
     AuditUnusable,

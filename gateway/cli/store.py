@@ -9,7 +9,7 @@ import click
 
 from gateway.cli.serve import fail
 from gateway.policy.load import load_bundle
-from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed
+from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTestsFailed
 from gateway.settings import Settings, SettingsInvalid, read_settings
 from gateway.store.accept import accept_epoch as accept_epochs
 from gateway.store.address import StoreMisconfigured
@@ -18,6 +18,15 @@ from gateway.store.redis import RedisStore
 from gateway.store.wire import StoreGone
 
 NOT_DONE = 1
+
+NOT_POSSIBLE = (
+    SettingsInvalid,
+    PolicyInvalid,
+    PolicyTestsFailed,
+    PolicyClaimsFailed,
+    StoreMisconfigured,
+    StateUnreadable,
+)
 
 
 @click.group()
@@ -47,7 +56,7 @@ def accept_epoch(tenants: tuple[str, ...], everyone: bool) -> None:
     except StoreGone as gone:
         click.echo(f"douane: {gone}; try again when it answers", err=True)
         raise SystemExit(NOT_DONE) from None
-    except (SettingsInvalid, PolicyInvalid, PolicyTestsFailed, StoreMisconfigured, StateUnreadable) as error:
+    except NOT_POSSIBLE as error:
         fail(error)
 
 

@@ -13,17 +13,24 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.labels import Labels, Vocabulary
 from gateway.places import BACKEND_KINDS, GATEWAY_KIND, Action, Place
-from gateway.policy.rules import Effect, PlaceCondition, Rule
+from gateway.policy.rules import Effect, FactCondition, PlaceCondition, Rule
 
 ACTIONS: Final = tuple(Action)
 
 # Bundles with more classes than this (they tell very much apart) get their outcomes on demand, at a few
 # times the cost of a look-up, instead of a table of all of them.
 CLASSES_LISTED_MAX: Final = 100_000
+
+
+class AboutFacts(Protocol):
+    """Whatever has conditions on facts: a rule, a claim."""
+
+    @property
+    def facts(self) -> FactCondition: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,10 +122,7 @@ def compile_table(
     """
     ordered = [places[place_id] for place_id in sorted(places)]
     by_zone = {country: tenant_rules(rules, {country} | unions) for country, unions in zones.items()}
-    by_model = {
-        model: bits(r.facts.model_in is None or model in r.facts.model_in for r in rules)
-        for model in sorted(models)
-    }
+    by_model = {model: model_rules(rules, model) for model in sorted(models)}
     bare = Table(
         rules=rules,
         place_ids=tuple(place.id for place in ordered),
@@ -131,10 +135,7 @@ def compile_table(
         ),
         zones=MappingProxyType(by_zone),
         purposes=MappingProxyType(
-            {
-                purpose: bits(r.facts.purpose_in is None or purpose in r.facts.purpose_in for r in rules)
-                for purpose in sorted(vocabulary.purposes)
-            }
+            {purpose: purpose_rules(rules, purpose) for purpose in sorted(vocabulary.purposes)}
         ),
         models=MappingProxyType(by_model),
         labels=MappingProxyType(
@@ -174,9 +175,19 @@ def bits(holds: Iterable[bool]) -> int:
     return sum(1 << index for index, value in enumerate(holds) if value)
 
 
-def tenant_rules(rules: tuple[Rule, ...], names: set[str]) -> int:
+def tenant_rules(rules: Sequence[AboutFacts], names: set[str]) -> int:
     """The rules that a tenant with one of these names (its id, country, unions) is under."""
     return bits(r.facts.tenant_in is None or not r.facts.tenant_in.isdisjoint(names) for r in rules)
+
+
+def purpose_rules(rules: Sequence[AboutFacts], purpose: str) -> int:
+    """The rules that hold for this purpose."""
+    return bits(r.facts.purpose_in is None or purpose in r.facts.purpose_in for r in rules)
+
+
+def model_rules(rules: Sequence[AboutFacts], model: str) -> int:
+    """The rules that hold for this model."""
+    return bits(r.facts.model_in is None or model in r.facts.model_in for r in rules)
 
 
 def label_rules(rules: tuple[Rule, ...], labels: Labels, vocabulary: Vocabulary) -> int:

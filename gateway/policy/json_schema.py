@@ -11,6 +11,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from gateway.policy.source.cases import CasesFile
+from gateway.policy.source.claims import ClaimsFile
 from gateway.policy.source.places import PlacesFile
 from gateway.policy.source.residency import ResidencyFile
 from gateway.policy.source.routes import RoutesFile
@@ -26,6 +27,7 @@ MODELS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
         "tenants.json": TenantsFile,
         "routes.json": RoutesFile,
         "residency.json": ResidencyFile,
+        "claims.json": ClaimsFile,
         "tests.json": CasesFile,
     }
 )

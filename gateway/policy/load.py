@@ -1,4 +1,4 @@
-"""Loads a bundle: read once, checked, compiled, proven antitone, and its own examples run."""
+"""Loads a bundle: read once, checked, compiled, its examples run, its claims proven."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from pydantic import BaseModel
 
 from gateway.policy.antitone import find_witness
 from gateway.policy.bundle import Bundle
+from gateway.policy.claims import Claim
 from gateway.policy.compile import compile_table
 from gateway.policy.geography import aws_regions
-from gateway.policy.problems import PolicyInvalid, PolicyTestsFailed, Problem
+from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTestsFailed, Problem
+from gateway.policy.proof import prove
 from gateway.policy.rules import RESERVED_RULE_IDS
 from gateway.policy.runner import run_cases
 from gateway.policy.source import cases as cases_file
 from gateway.policy.source import residency
 from gateway.policy.source.cases import Case, CasesFile, build_cases
 from gateway.policy.source.check import check
+from gateway.policy.source.claims import ClaimsFile, build_claims
 from gateway.policy.source.directory import Files, read_directory
 from gateway.policy.source.document import Document, parse_document
 from gateway.policy.source.places import PlacesFile, build_places
@@ -35,21 +38,34 @@ Parse = Callable[[str, bytes], Document]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A compiled bundle and its examples, which have not run yet."""
+    """A compiled bundle with its examples, which have not run, and its claims, which are not proven."""
 
     bundle: Bundle
     cases: tuple[Case, ...]
+    claims: tuple[Claim, ...]
 
 
-def load_bundle(directory: Path) -> Bundle:
+Prove = Callable[[Files, Loaded], tuple[Problem, ...]]
+
+
+def prove_here(files: Files, loaded: Loaded) -> tuple[Problem, ...]:
+    """A problem for each claim that does not hold; the proof runs in this thread."""
+    return prove(loaded.bundle, loaded.claims).problems()
+
+
+def load_bundle(directory: Path, find_broken: Prove = prove_here) -> Bundle:
     """The bundle in `directory`, with every check passed.
 
-    Raises PolicyInvalid, or PolicyTestsFailed when one of its own examples does not hold.
+    Raises PolicyInvalid; PolicyTestsFailed when one of its own examples does not hold; PolicyClaimsFailed
+    when `find_broken` finds a claim that does not.
     """
-    loaded = compile_files(read_directory(directory))
+    files = read_directory(directory)
+    loaded = compile_files(files)
     run = run_cases(loaded.bundle, loaded.cases)
     if not run.passed:
         raise PolicyTestsFailed(run.failures())
+    if problems := find_broken(files, loaded):
+        raise PolicyClaimsFailed(problems)
     return loaded.bundle
 
 
@@ -80,6 +96,7 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
     tenants_file = read("tenants.yaml", TenantsFile)
     routes_file = read("routes.yaml", RoutesFile)
     rule_files = [(name, read(name, ResidencyFile)) for name in files.of_folder("residency")]
+    claims_file = read("claims.yaml", ClaimsFile)
     case_files = [(name, read(name, CasesFile)) for name in files.of_folder("tests")]
     # The order of these stages is the order of what depends on what: each one names things of those before.
     if problems or not (bundle_file and zones and places_file and tenants_file and routes_file):
@@ -94,11 +111,15 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
     tenants, keys, callers, tenant_problems = build_tenants(
         documents["tenants.yaml"], tenants_file, vocabulary, geography, routes.models
     )
+    known = residency.Known(vocabulary, geography, places, tenants, routes.models)
     rules, rule_problems = build_rules(
-        [(documents[name], file) for name, file in rule_files if file is not None],
-        residency.Known(vocabulary, geography, places, tenants, routes.models),
+        [(documents[name], file) for name, file in rule_files if file is not None], known
     )
-    stop_at([*route_problems, *tenant_problems, *rule_problems])
+    claims: tuple[Claim, ...] = ()
+    claim_problems: list[Problem] = []
+    if claims_file is not None:
+        claims, claim_problems = build_claims(documents["claims.yaml"], claims_file, known)
+    stop_at([*route_problems, *tenant_problems, *rule_problems, *claim_problems])
     table = compile_table(
         rules,
         places,
@@ -137,7 +158,7 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
         ),
     )
     stop_at(case_problems)
-    return Loaded(bundle, cases)
+    return Loaded(bundle, cases, claims)
 
 
 def stop_at(problems: list[Problem]) -> None:

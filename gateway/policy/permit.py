@@ -66,16 +66,11 @@ class Permitted:
 
     def verdict(self, action: Action, place_id: str) -> Verdict:
         """What decides about `action` at this place; `allowed` always equals `allows`."""
-        place = self._bundle.places.get(place_id)
-        if place is None:
+        if place_id not in self._bundle.places:
             return Verdict(False, UNKNOWN_PLACE, None)
         if self._applying is None:
             return Verdict(False, STALE_FACTS, None)
-        if action not in place.actions:
-            return Verdict(False, ACTION_NOT_OFFERED, None)
-        if not place.offers(action, self.facts.model):
-            return Verdict(False, MODEL_NOT_SERVED, None)
-        return deciding(self._bundle.table, self._applying, action, place_id)
+        return verdict_at(self._bundle, self.facts.model, self._applying, action, place_id)
 
 
 def permit(facts: Facts, bundle: Bundle) -> Permitted:
@@ -97,6 +92,16 @@ def permit(facts: Facts, bundle: Bundle) -> Permitted:
     except KeyError:
         applying, found = None, NOWHERE
     return Permitted(facts, bundle.revision, found.places, found.entrances, found.digest, applying, bundle)
+
+
+def verdict_at(bundle: Bundle, model: str, applying: int, action: Action, place_id: str) -> Verdict:
+    """What decides about `action` at a place of the bundle when just the rules of `applying` apply."""
+    place = bundle.places[place_id]
+    if action not in place.actions:
+        return Verdict(False, ACTION_NOT_OFFERED, None)
+    if not place.offers(action, model):
+        return Verdict(False, MODEL_NOT_SERVED, None)
+    return deciding(bundle.table, applying, action, place_id)
 
 
 def deciding(table: Table, applying: int, action: Action, place_id: str) -> Verdict:

@@ -51,6 +51,14 @@ class PolicyTestsFailed(Exception):
         super().__init__("\n".join(failures))
 
 
+class PolicyClaimsFailed(Exception):
+    """The bundle is well formed, but a claim of its own does not hold. `problems` has one for each."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(problem.text() for problem in self.problems))
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint: the nearest known word, else all of them."""
     words = sorted(known)

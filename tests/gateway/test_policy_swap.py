@@ -184,3 +184,15 @@ async def test_of_two_loads_at_once_the_later_content_stays_in_force(tmp_path: P
         slow.set()
         await asyncio.gather(one, two)
         assert policies_.current.revision == "sha256:second"
+
+
+async def test_claims_are_proven_in_another_process_than_the_one_that_answers(
+    tmp_path: Path, policies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("load", "prover"):
+        monkeypatch.setattr(f"gateway.policy.{module}.prove", None)  # this process can prove nothing
+
+    async with gateway(tmp_path / "state", policies) as context:
+        edit(policies / "bundle.yaml", "serial: 1 ", "serial: 2 ")
+        assert await context.policies.reload()
+        assert context.policies.current.serial == 2

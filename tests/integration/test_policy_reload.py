@@ -23,6 +23,9 @@ NO_CLOUD = """
   when: {operator_under: us-cloud-act}
 """
 
+NO_COPIES = """- {id: no-copies, basis: a promise that the rules do not keep, never: [cache]}
+"""
+
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
@@ -110,6 +113,35 @@ def test_a_bundle_whose_own_example_fails_changes_nothing(
 
     assert revision(gateway) == before
     assert "tests/eea.yaml:" in gateway.events("policy_refused")[0]["problems"]
+
+
+def test_a_bundle_whose_claims_do_not_hold_changes_nothing_and_says_what_breaks_them(
+    scripted_settings: dict[str, Any], script: ScriptedEngine, start: StartGateway, bundle: Path
+) -> None:
+    gateway = start({**scripted_settings, "policies": str(bundle), "policy_poll_s": 3600})
+    before = revision(gateway)
+
+    edit(bundle / "bundle.yaml", "serial: 1 ", "serial: 2 ")
+    claims = (bundle / "claims.yaml").read_text()
+    line = claims.count("\n") + 1
+    (bundle / "claims.yaml").write_text(f"{claims}{NO_COPIES}")
+    gateway.signal(signal.SIGHUP)
+    until(lambda: gateway.events("policy_refused"), "the refusal is logged")
+
+    assert revision(gateway) == before
+    (logged,) = gateway.events("policy_refused")
+    assert (
+        f"claims.yaml:{line}: the claim `no-copies` does not hold for tenant `acme-de`" in logged["problems"]
+    )
+    assert "is permitted by `our-premises-serve-every-tenant`" in logged["problems"]
+    (recorded,) = gateway.records("policy_refused")
+    assert (recorded["kept"], list(recorded["problems"])) == (before, [f"claims.yaml:{line}"])
+    assert gateway.metric("douane_policy_loads_total", outcome="refused") == 1
+    assert gateway.metric("douane_policy_serial") == 1
+
+    (bundle / "claims.yaml").write_text(claims)
+    gateway.signal(signal.SIGHUP)
+    until(lambda: gateway.metric("douane_policy_serial") == 2, "the bundle whose claims hold is in force")
 
 
 def test_a_bundle_that_is_gone_changes_nothing(

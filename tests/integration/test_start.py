@@ -16,6 +16,12 @@ from gateway.demo.stack import DEMO_MODEL, prepare_state
 from tests.integration.bundle import bundle_with_keys, edit
 from tests.integration.gateway_process import ROOT
 
+NO_COPIES = """
+- id: no-copies
+  basis: a promise that the rules do not keep
+  never: [cache]
+"""
+
 REAL: dict[str, str] = {"DOUANE_BEDROCK": "aws", "DOUANE_PORT": "0"}
 
 
@@ -144,13 +150,22 @@ def test_a_broken_bundle_stops_the_start_and_is_told_by_file_and_line(
     assert said in printed
 
 
-def test_claims_are_refused_by_name_until_they_can_be_proven(tmp_path: Path, state: Path) -> None:
+def test_a_claim_that_does_not_hold_is_said_with_the_request_that_breaks_it(
+    tmp_path: Path, state: Path
+) -> None:
     bundle = bundle_with_keys(tmp_path / "bundle")
-    (bundle / "claims.yaml").write_text("- claim: secret data never leaves\n")
+    with (bundle / "claims.yaml").open("a") as claims:
+        claims.write(NO_COPIES)
+    line = (bundle / "claims.yaml").read_text().split("- id: no-copies")[0].count("\n") + 1
 
     printed = refused({"DOUANE_STATE_DIR": str(state), "DOUANE_POLICIES": str(bundle), "DOUANE_PORT": "0"})
 
-    assert "claims.yaml" in printed
+    assert printed == (
+        f"douane: claims.yaml:{line}: the claim `no-copies` does not hold for tenant `acme-de` in `DE`, "
+        "labels `public`, purpose `analytics`, model `gpt-oss-120b`, coming in at `gateway`: `cache` at "
+        "`store-memory` is permitted by `our-premises-serve-every-tenant` (residency/90-permits.yaml:5); "
+        "correct the rule, or the claim if it promises too much\n"
+    )
 
 
 def test_a_port_that_is_taken_is_said_in_one_line(state: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from gateway.labels import Vocabulary
+from gateway.labels import Labels, Vocabulary
 from gateway.places import Action, Place
 from gateway.policy.bundle import Bundle
+from gateway.policy.claims import Always, Claim, Never
+from gateway.policy.decide import place_meets
 from gateway.policy.rules import Effect, FactCondition, PlaceCondition, Rule
 from tests.policy.bundles import bundle_of
 
@@ -94,3 +96,61 @@ def bundles(
     )
     listed_max = draw(st.sampled_from([100_000, 0]))
     return bundle_of(rules, places, VOCABULARY, ZONES, MODELS, listed_max)
+
+
+def never(draw: st.DrawFn) -> Never:
+    return Never(
+        actions=draw(st.frozensets(st.sampled_from(list(Action)), min_size=1)),
+        at=draw(some_places),
+        outside=draw(some_places),
+    )
+
+
+def always(draw: st.DrawFn, entrances: list[Place]) -> Always:
+    action = draw(st.sampled_from([Action.INFER, Action.INFER, Action.CACHE, Action.LOG, Action.RECORD]))
+    entering_at = draw(some_places) if action is Action.INFER else PlaceCondition()
+    if not any(place_meets(entering_at, place) for place in entrances):
+        entering_at = PlaceCondition()  # as the loader insists
+    return Always(
+        action=action,
+        at_least_one=draw(some_places),
+        denied_at=draw(some_places),
+        denied_outside=draw(some_places),
+        entering_at=entering_at,
+    )
+
+
+some_places = st.just(PlaceCondition()) | place_conditions
+
+
+@st.composite
+def claims(draw: st.DrawFn, bundle: Bundle, count: int = 3) -> tuple[Claim, ...]:
+    """Claims about a made-up bundle, of either kind and with every condition."""
+    entrances = [place for place in bundle.places.values() if place.kind == "gateway"]
+    return tuple(
+        Claim(
+            id=f"claim-{number}",
+            says=never(draw) if draw(st.booleans()) else always(draw, entrances),
+            facts=FactCondition(
+                tenant_in=draw(some([*NAMES, "in-de", "in-us"])),
+                purpose_in=draw(some(sorted(VOCABULARY.purposes))),
+                model_in=draw(some(sorted(MODELS))),
+                sensitivity_at_least=draw(st.none() | st.sampled_from(VOCABULARY.scale)),
+                labels_any=draw(some(sorted(VOCABULARY.categories))),
+                labels_all=draw(some(sorted(VOCABULARY.categories))),
+            ),
+            at_most=draw(
+                st.none()
+                | st.builds(
+                    Labels,
+                    st.sampled_from(VOCABULARY.scale),
+                    st.frozensets(st.sampled_from(sorted(VOCABULARY.categories))),
+                )
+            ),
+            basis="made up",
+            description="",
+            file="claims.yaml",
+            line=number + 1,
+        )
+        for number in range(count)
+    )

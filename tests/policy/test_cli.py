@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli.policy import policy
-from tests.policy.bundles import POLICIES, edited, loaded_default, write
+from tests.policy.bundles import POLICIES, default_files, edited, loaded_default, write
 
 
 def run(*arguments: str | Path) -> Result:
@@ -48,6 +48,7 @@ def test_check_of_a_good_bundle_ends_with_0_and_names_its_revision() -> None:
         f"{bundle.revision} (serial 1)",
         "10 rules, 14 places, 4 tenants, 72 classes; more labels never permit more",
         f"{len(loaded_default().cases)} examples passed, 0 failed",
+        "10 claims hold, 0 do not",
     ]
     said = json.loads(as_json.output)
     assert (said["valid"], said["revision"], said["rules"], said["classes"]) == (
@@ -81,7 +82,77 @@ def test_a_failing_example_ends_with_1_and_shows_the_rule_and_the_values(command
     ]
 
 
-@pytest.mark.parametrize("command", ["check", "test", "export", "explain"])
+@pytest.fixture
+def to_london(tmp_path: Path) -> Path:
+    """Personal data of the EEA may go to London as well, which one claim says that it never does."""
+    old, new = "health]}\n  unless: {place_in: EEA}", "health]}\n  unless: {place_in: [EEA, GB]}"
+    return write(edited("residency/20-personal-data.yaml", old, new), tmp_path / "to-london")
+
+
+def test_prove_of_a_good_bundle_ends_with_0_and_shows_every_claim_and_entrance() -> None:
+    text, as_json = run("prove", POLICIES), run("prove", POLICIES, "--format", "json")
+
+    assert text.exit_code == as_json.exit_code == 0
+    lines = text.output.splitlines()
+    claims = loaded_default().claims
+    assert [line.split()[:2] for line in lines[: len(claims)]] == [["holds", claim.id] for claim in claims]
+    assert lines[len(claims)].startswith("10 claims hold, 0 do not; 104 classes of requests in ")
+    assert lines[len(claims) + 1 :] == [
+        "entrance gateway (DE) cannot serve:",
+        "  everyone; purpose analytics; any model",
+        "       from the labels public, health: health-data-is-not-for-analytics",
+    ]
+    said = json.loads(as_json.output)
+    assert (said["holds"], said["classes"]) == (True, 104)
+    assert said["revision"] == loaded_default().bundle.revision
+    assert [(claim["id"], claim["holds"], claim["witness"]) for claim in said["claims"]] == [
+        (claim.id, True, None) for claim in claims
+    ]
+    assert said["seconds"] < 10
+    (entrance,) = said["entrances"]
+    assert (entrance["place"], entrance["country"]) == ("gateway", "DE")
+    (group,) = entrance["cannot_serve"]
+    assert len(group.pop("zones")) == len(loaded_default().bundle.geography.zones)
+    assert group == {
+        "tenants": ["acme-de", "demo", "globex-us", "nhs-gb"],
+        "purposes": ["analytics"],
+        "models": ["gpt-oss-120b", "gpt-oss-20b"],
+        "labels_from": [["public", "health"]],
+        "rules": ["health-data-is-not-for-analytics"],
+    }
+
+
+@pytest.mark.parametrize("command", ["prove", "check"])
+def test_a_claim_that_fails_ends_with_1_and_shows_the_smallest_request_and_the_rule(
+    command: str, to_london: Path
+) -> None:
+    text, as_json = run(command, to_london), run(command, to_london, "--format", "json")
+
+    assert text.exit_code == as_json.exit_code == 1
+    name = "personal-data-of-eea-tenants-never-leaves-the-eea"
+    at = next(i for i, line in enumerate(text.output.splitlines()) if line.startswith(f"FAILS  {name} ("))
+    assert text.output.splitlines()[at + 1 : at + 3] == [
+        "       claims.yaml:8: broken by tenant `acme-de` in `DE`, labels `public, health`, purpose `care`, "
+        "model `gpt-oss-120b`, coming in at `gateway`",
+        "       `infer` at `bedrock-london` is permitted by `european-and-us-tenants-may-use-bedrock` "
+        "(residency/90-permits.yaml:10)",
+    ]
+    assert "9 claims hold, 1 do not" in text.output
+    failed = [claim for claim in json.loads(as_json.output)["claims"] if not claim["holds"]]
+    assert [(claim["id"], claim["witness"]["place"]) for claim in failed] == [(name, "bedrock-london")]
+
+
+def test_prove_of_a_bundle_without_claims_says_so(tmp_path: Path) -> None:
+    files = default_files()
+    del files["claims.yaml"]
+
+    result = run("prove", write(files, tmp_path / "none"))
+
+    assert result.exit_code == 0
+    assert result.output.splitlines()[0] == "no claims; write some in `claims.yaml`"
+
+
+@pytest.mark.parametrize("command", ["check", "test", "prove", "export", "explain"])
 def test_an_invalid_bundle_ends_with_3_and_shows_file_line_and_what_to_write(
     command: str, broken: Path, tmp_path: Path
 ) -> None:

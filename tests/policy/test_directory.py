@@ -39,18 +39,22 @@ def test_bytes_cannot_move_between_names_without_changing_the_revision() -> None
     assert Files({"a": b"1", "b": b"2"}).revision != Files({"a": b"2", "b": b"1"}).revision
 
 
-def test_claims_are_refused_by_name(tmp_path: Path) -> None:
-    bundle = write({**default_files(), "claims.yaml": b"[]"}, tmp_path)
+def test_claims_are_part_of_the_revision_and_may_be_missing(tmp_path: Path) -> None:
+    files = default_files()
+    with_claims = read_directory(write(files, tmp_path / "with"))
+    del files["claims.yaml"]
+    without = read_directory(write(files, tmp_path / "without"))
 
-    assert problems(bundle) == (
-        Problem("claims.yaml", 0, None, "claims are not supported by this version", "remove `claims.yaml`"),
-    )
+    assert "claims.yaml" in with_claims.content
+    assert "claims.yaml" not in without.content
+    assert with_claims.revision != without.revision
 
 
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
         ("place.yaml", "unknown file `place.yaml`", "did you mean `places.yaml`?"),
+        ("claim.yaml", "unknown file `claim.yaml`", "did you mean `claims.yaml`?"),
         ("routes.yml", "unknown file `routes.yml`", "did you mean `routes.yaml`?"),
         ("residency/extra.yml", "unknown file `residency/extra.yml`", "its name must end in `.yaml`"),
         ("residncy/main.yaml", "unknown folder `residncy`", "did you mean `residency`?"),

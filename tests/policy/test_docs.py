@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from gateway.cli.policy import policy
 from gateway.policy.permit import permit
 from gateway.policy.runner import run_case
+from gateway.policy.source.claims import OF_ALWAYS, OF_NEVER, ClaimEntry
 from gateway.policy.source.residency import UnlessEntry, WhenEntry
-from tests.policy.bundles import compiled, default_files, edited, loaded_default, problems_of
+from tests.policy.bundles import compiled, default_files, edited, loaded_default, problems_of, write
 
 PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
 
@@ -70,6 +74,41 @@ def test_the_example_that_is_shown_passes() -> None:
 
     assert run_case(loaded.bundle, case).failures == ()
     assert permit(case.facts, loaded.bundle).recordable
+
+
+def test_the_claims_that_are_shown_are_ones_that_ship() -> None:
+    shipped = default_files()["claims.yaml"].decode()
+    shown = [block for block in blocks("yaml") if "never:" in block or "always:" in block]
+
+    assert len(shown) == 2
+    assert [block for block in shown if block not in shipped] == []
+
+
+def test_the_table_of_claims_is_the_whole_language() -> None:
+    table = {
+        key.strip(" `"): of.strip("`")
+        for row in rows("There are two kinds of claim.")
+        for key, of in keys(row)
+    }
+
+    assert set(table) == set(ClaimEntry.model_fields) - {"never", "always"}
+    assert {key for key, of in table.items() if of == "never"} == set(OF_NEVER)
+    assert {key for key, of in table.items() if of.startswith("always")} == set(OF_ALWAYS)
+
+
+def keys(row: list[str]) -> list[tuple[str, str]]:
+    """The keys of a row of the table of claims, each with what it belongs to."""
+    return [(key, row[1]) for key in row[0].split(", ")]
+
+
+def test_the_claim_that_is_shown_to_fail_fails_so(tmp_path: Path) -> None:
+    old, new = "health]}\n  unless: {place_in: EEA}", "health]}\n  unless: {place_in: [EEA, GB]}"
+    files = edited("residency/20-personal-data.yaml", old, new)
+    (shown,) = [block for block in blocks("text") if block.startswith("FAILS")]
+
+    printed = CliRunner().invoke(policy, ["prove", str(write(files, tmp_path))]).output
+
+    assert shown in printed
 
 
 def test_the_message_that_is_shown_is_the_one_that_is_printed() -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from gateway.policy.problems import PolicyInvalid, Problem, did_you_mean
 
 REQUIRED: Final = ("bundle.yaml", "zones.yaml", "places.yaml", "tenants.yaml", "routes.yaml")
+OPTIONAL: Final = ("claims.yaml",)
 FOLDERS: Final = ("residency", "tests")
 FILE_BYTES_MAX: Final = 1 << 20
 FILES_MAX: Final = 500
@@ -119,12 +120,9 @@ def check_names(names: tuple[str, ...]) -> None:
         if not any(name.startswith(f"{folder}/") for name in names)
     ]
     for name in names:
-        if name == "claims.yaml":
-            problems.append(
-                Problem(name, 0, None, "claims are not supported by this version", "remove `claims.yaml`")
-            )
-        elif "/" not in name and name not in REQUIRED:
-            problems.append(Problem(name, 0, None, f"unknown file `{name}`", did_you_mean(name, REQUIRED)))
+        if "/" not in name and name not in (*REQUIRED, *OPTIONAL):
+            hint = did_you_mean(name, (*REQUIRED, *OPTIONAL))
+            problems.append(Problem(name, 0, None, f"unknown file `{name}`", hint))
         elif "/" in name and not name.endswith(".yaml"):
             problems.append(Problem(name, 0, None, f"unknown file `{name}`", "its name must end in `.yaml`"))
     if problems:

@@ -18,6 +18,9 @@ from gateway.policy.source.document import Document, Path
 
 RULES_MAX = 500
 
+# The conditions of a rule or a claim, by the key that they stand under.
+Sections = Mapping[str, Entry | None]
+
 ActionWord = Literal["infer", "cache", "log", "record"]
 
 
@@ -33,8 +36,8 @@ class UnlessEntry(Entry):
     attested: Annotated[Words | None, Field(description="the place has all of these attestations")] = None
 
 
-class WhenEntry(UnlessEntry):
-    """What a rule is about. All keys must hold."""
+class FactsEntry(Entry):
+    """What a request must be for a rule to be about it. All keys must hold."""
 
     tenant_in: Annotated[Words | None, Field(description="any of these zones (upper case) or tenant ids")] = (
         None
@@ -46,6 +49,10 @@ class WhenEntry(UnlessEntry):
     ] = None
     purpose_in: Annotated[Words | None, Field(description="any of these purposes")] = None
     model_in: Annotated[Words | None, Field(description="any of these models")] = None
+
+
+class WhenEntry(FactsEntry, UnlessEntry):
+    """What a rule is about. All keys must hold."""
 
 
 class RuleEntry(Entry):
@@ -96,8 +103,9 @@ def build_rules(
             if (entry.permit is None) == (entry.forbid is None):
                 hint = "write one of `permit: [...]` and `forbid: [...]`"
                 problems.append(document.problem(path, f"`{entry.id}` must permit or forbid", hint))
-            problems += empty_conditions(document, path, entry)
-            problems += unknown_words(document, path, entry, known)
+            sections = {"when": entry.when, "unless": entry.unless}
+            problems += empty_conditions(document, path, sections)
+            problems += unknown_words(document, path, sections, known)
             rules.append(rule_of(document, entry, at.line))
     if len(rules) > RULES_MAX:
         where = files[-1][0]
@@ -115,20 +123,24 @@ def rule_of(document: Document, entry: RuleEntry, line: int) -> Rule:
         id=entry.id,
         effect=Effect.PERMIT if entry.permit is not None else Effect.FORBID,
         actions=frozenset(Action(word) for word in actions),
-        facts=FactCondition(
-            tenant_in=words(when.tenant_in),
-            purpose_in=words(when.purpose_in),
-            model_in=words(when.model_in),
-            sensitivity_at_least=when.sensitivity_at_least,
-            labels_any=words(when.labels_any),
-            labels_all=words(when.labels_all),
-        ),
+        facts=fact_condition(when),
         place=place_condition(when),
         unless=place_condition(unless),
         basis=entry.basis,
         description=entry.description or "",
         file=document.file,
         line=line,
+    )
+
+
+def fact_condition(entry: FactsEntry) -> FactCondition:
+    return FactCondition(
+        tenant_in=words(entry.tenant_in),
+        purpose_in=words(entry.purpose_in),
+        model_in=words(entry.model_in),
+        sensitivity_at_least=entry.sensitivity_at_least,
+        labels_any=words(entry.labels_any),
+        labels_all=words(entry.labels_all),
     )
 
 
@@ -140,22 +152,23 @@ def words(given: list[str] | None) -> frozenset[str] | None:
     return None if given is None else frozenset(given)
 
 
-def empty_conditions(document: Document, path: Path, entry: RuleEntry) -> list[Problem]:
+def empty_conditions(document: Document, path: Path, sections: Sections) -> list[Problem]:
     """An empty `unless` would hold everywhere and silence the rule; an empty `when` says nothing."""
     return [
         document.problem((*path, key), f"`{key}` is empty", f"name a condition, or remove `{key}`", key=True)
-        for key, value in (("when", entry.when), ("unless", entry.unless))
+        for key, value in sections.items()
         if value is not None and not value.model_fields_set
     ]
 
 
-def unknown_words(document: Document, path: Path, entry: RuleEntry, known: Known) -> list[Problem]:
+def unknown_words(document: Document, path: Path, sections: Sections, known: Known) -> list[Problem]:
     """A problem for each word of a condition that this bundle does not have."""
     zones = known.geography.names()
     allowed: Mapping[str, tuple[str, Collection[str]]] = {
         "tenant_in": ("zone or tenant", {*zones, *known.tenants}),
         "labels_any": ("category", known.vocabulary.categories),
         "labels_all": ("category", known.vocabulary.categories),
+        "labels_at_most": ("label", known.vocabulary.words()),
         "sensitivity_at_least": ("word of the sensitivity scale", known.vocabulary.scale),
         "purpose_in": ("purpose", known.vocabulary.purposes),
         "model_in": ("model", known.models),
@@ -164,7 +177,7 @@ def unknown_words(document: Document, path: Path, entry: RuleEntry, known: Known
         "attested": ("attestation", known.geography.attestations),
     }
     problems = []
-    for section, condition in (("when", entry.when), ("unless", entry.unless)):
+    for section, condition in sections.items():
         for key in condition.model_fields_set if condition is not None else ():
             what, choices = allowed[key]
             value = getattr(condition, key)
