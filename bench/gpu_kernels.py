@@ -119,12 +119,13 @@ def kernels(setting: Setting, read: float | None) -> Iterator[Row]:
 
 
 def variants(config: Config) -> Iterator[Config]:
-    """Other warps, stages, and each size halved and doubled."""
+    """Other warps, stages, and each size halved and doubled; not BN, on which both projections of the experts
+    must agree."""
     for warps, stages in product((2, 4, 8), (2, 3, 4, 5)):
         yield replace(config, warps=warps, stages=stages)
     for name, size in config.sizes.items():
         for other in (size // 2, size * 2):
-            if other > 0:
+            if other > 0 and name != "BN":
                 yield replace(config, sizes={**config.sizes, name: other})
 
 

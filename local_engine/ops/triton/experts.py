@@ -272,7 +272,7 @@ def few_experts(sent: Scored | Chosen, layer: Layer, limit: float, x: torch.Tens
         top, picks = sent.ids.shape[1], (sent.shares, sent.ids, sent.shares)
         slots = count
     config = chosen(UP, rows)
-    padded = max(config.sizes["BN"], chosen(DOWN, rows).sizes["BN"], triton.next_power_of_2(rows))
+    padded = max(config.sizes["BN"], triton.next_power_of_2(rows))
     a = x.new_empty((rows, top, wide // 2))
     plan = (
         x.new_empty((slots, 3), dtype=torch.int32),
