@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -93,15 +93,21 @@ class House:
 
     opened: GatewayContext
     context: GatewayContext
+    directory: Path
     lines: list[str] = field(default_factory=list)  # of the process's own log
+    worlds: int = 0
+    put_in_force: Callable[[Bundle], None] | None = None
 
     async def enter(self, bundle: Bundle, audit_failure: str) -> None:
         await self.swap(bundle)
+        if self.worlds:
+            await self.watched_store.aclose()
+        self.worlds += 1
         self.context = replace(
             self.opened,
             settings=self.opened.settings.model_copy(update={"audit_failure": audit_failure}),
             health=Health(),
-            store=WatchedStore(await MemoryStore.open()),
+            store=WatchedStore(await MemoryStore.open(state_dir=self.epochs)),
             taints=RememberedTaints(),
             audit=WatchedAudit(),
             clock=ManualClock(),
@@ -109,7 +115,13 @@ class House:
 
     async def lose_the_store(self) -> None:
         """It comes back empty, as after a flush or a failover."""
-        self.watched_store.inner = await MemoryStore.open()
+        await self.watched_store.aclose()
+        self.watched_store.inner = await MemoryStore.open(state_dir=self.epochs)
+
+    @property
+    def epochs(self) -> Path:
+        """What this machine remembers of the store: it outlives the store, and no world."""
+        return self.directory / f"world-{self.worlds}"
 
     def forget(self) -> None:
         """The next request meets a worker that has seen none before."""
@@ -126,7 +138,17 @@ class House:
         policies = self.opened.policies
         policies._load = lambda _: bundle
         await policies.reload()
-        assert policies.current is bundle
+
+    def tell_of_swaps(self, told: Callable[[Bundle], None]) -> None:
+        """`told` hears of each revision at the very moment at which it comes into force."""
+        policies = self.opened.policies
+        put_in_force = self.put_in_force = self.put_in_force or policies._in_force
+
+        def put_and_tell(bundle: Bundle) -> None:
+            put_in_force(bundle)
+            told(bundle)
+
+        policies._in_force = put_and_tell
 
 
 @asynccontextmanager
@@ -162,4 +184,4 @@ async def open_house(directory: Path, outside: Outside) -> AsyncIterator[House]:
         }
     )
     async with open_context(settings, {}) as context:
-        yield House(context, context)
+        yield House(context, context, directory)

@@ -37,7 +37,7 @@ from tests.residency.worlds import (
     files_of,
 )
 
-SAID_BY = re.compile(rb"emulated Bedrock, ([a-z0-9-]+), no model|said by ([a-z0-9-]+) of")
+SAID_BY = re.compile(r"emulated Bedrock, ([a-z0-9-]+), no model|said by ([a-z0-9-]+) of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +185,10 @@ class Case:
             self.play.violated(self.number, "the gateway failed (a bug, or a guard of last resort)", GATEWAY)
         if client.header("x-douane-cache") == "hit":
             seen["cache hit"] += 1
-            origin = SAID_BY.search(client.answer)
-            assert origin is not None, client.answer
-            where = (origin[1] or origin[2]).decode()
+            said = answer_of(client, self.step)[0]["content"]
+            origin = SAID_BY.search(said)
+            assert origin is not None, said
+            where = origin[1] or origin[2]
             self.require("a copy was told that was made", "infer", where)
             self.require("a copy was told that was kept", "cache", STORE)
             if self.play.owners[self.mark] != self.step.tenant:
@@ -252,6 +253,7 @@ class Play:
             compiled(files_of(content, serial + 1)).bundle for serial, content in enumerate(world.revisions)
         ]
         self.verdicts = [Verdicts(content) for content in world.revisions]
+        self.house.tell_of_swaps(self.came_into_force)
         await self.house.enter(self.bundles[0], audit_failure="refuse" if len(world.seed) % 2 else "continue")
         self.outside.told[0] = self.arrived
         before = self.outside.received()
@@ -270,12 +272,7 @@ class Play:
 
     async def swap(self, case: Case) -> None:
         """The next revision comes into force while `case` is under way."""
-        self.revision = (self.revision + 1) % len(self.bundles)
-        await self.house.swap(self.bundles[self.revision])
-        for other in self.live.values():
-            other.in_force.add(self.revision)
-            if not other.seen:
-                other.opening.add(self.revision)
+        await self.house.swap(self.bundles[(self.revision + 1) % len(self.bundles)])
         self.seen["swapped in flight"] += 1
         places = (*self.outside.regions, *self.outside.servers)
         if any(
@@ -283,6 +280,13 @@ class Play:
             for place in places
         ):
             self.seen["swap withdraws"] += 1
+
+    def came_into_force(self, bundle: Bundle) -> None:
+        self.revision = next(n for n, known in enumerate(self.bundles) if known.revision == bundle.revision)
+        for case in self.live.values():
+            case.in_force.add(self.revision)
+            if not case.seen:
+                case.opening.add(self.revision)
 
     async def arrived(self, where: str, mark: str, body: bytes) -> str:
         case = self.live.get(mark)

@@ -214,10 +214,10 @@ class Maker:
 
     def rules(self) -> list[dict[str, Any]]:
         permits = [{"permit": list(ACTIONS), "when": {"attested": "on-premises"}}]
-        permits += [self.permit() for _ in range(self.chance.randint(1, 4))]
-        if self.chance.random() < 0.5:
+        permits += [self.permit() for _ in range(self.chance.randint(2, 5))]
+        if self.chance.random() < 0.6:
             permits.append({"permit": self.one([["infer"], ["infer", "record"], list(ACTIONS)])})
-        forbids = [self.forbid() for _ in range(self.chance.randint(1, 5))]
+        forbids = [self.forbid() for _ in range(self.chance.randint(2, 6))]
         rules = self.chance.sample([*permits, *forbids], len(permits) + len(forbids))
         return [{"id": f"rule-{number}", **rule} for number, rule in enumerate(rules)]
 
@@ -231,7 +231,9 @@ class Maker:
     def forbid(self) -> dict[str, Any]:
         conditions = (*FACT_CONDITIONS, *LABEL_CONDITIONS, *PLACE_CONDITIONS)
         rule: dict[str, Any] = {"forbid": self.actions(), "when": self.condition(conditions)}
-        if self.chance.random() < 0.6:
+        if self.chance.random() < 0.45:
+            rule["unless"] = {"attested": ["on-premises"]}  # as whoever means to serve the request would
+        elif self.chance.random() < 0.6:
             rule["unless"] = self.condition(PLACE_CONDITIONS)
         return rule
 
