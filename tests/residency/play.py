@@ -149,8 +149,7 @@ class Case:
             self.play.violated(self.number, "words were written down", AUDIT)
         if kind == "end":
             self.count_attempts(fields["attempts"])
-        if kind == "begin":
-            await self.moment("begun")
+        await self.moment({"begin": "begun", "end": "ended", "refused": "refused"}[kind])
 
     def count_attempts(self, attempts: list[Mapping[str, Any]]) -> None:
         before: Mapping[str, Any] | None = None
@@ -258,10 +257,10 @@ class Play:
         self.outside.told[0] = self.arrived
         before = self.outside.received()
         for wave in waves(world.steps):
+            lost = any(world.steps[number].store != "up" for number in wave)
+            self.unsure = self.unsure or lost
             await asyncio.gather(*(self.step(number) for number in wave))
-            steps = [world.steps[number] for number in wave]
-            if any(step.store != "up" for step in steps):
-                self.unsure = True
+            if lost:
                 await self.house.lose_the_store()
         self.compare_ledgers(before)
         for line in self.house.lines:

@@ -6,6 +6,7 @@ answer is made, and says what is to be done with it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +20,7 @@ from gateway.testing.bedrock.app import Emulator, Scope, Send
 from gateway.testing.bedrock.faults import Fault
 from gateway.testing.bedrock.server import running_emulator
 from gateway.testing.bedrock.signature import WireRequest
-from tests.backends.support import SERVICE_MODEL
+from gateway.testing.bedrock.model import ServiceModel
 from tests.residency.geography import REGIONS
 from tests.residency.worlds import SERVERS
 
@@ -51,6 +52,12 @@ BEDROCK_FAULTS = {
 }
 STATUS = {"failed": 500, "throttled": 429, "full": 429, "loading": 503, "timed out": 408, "denied": 403,
           "invalid": 400}  # fmt: skip
+
+
+class ReadOnce(ServiceModel):
+    """botocore's description, asked once: every injected error looks its shape up."""
+
+    error_shapes = functools.cache(ServiceModel.error_shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +164,8 @@ async def nobody(where: str, mark: str, body: bytes) -> str:
 @asynccontextmanager
 async def running_outside() -> AsyncIterator[Outside]:
     told: list[Listener] = [nobody]
-    regions = {region: Region(region, model=SERVICE_MODEL, told=told) for region in REGIONS}
+    model = ReadOnce()
+    regions = {region: Region(region, model=model, told=told) for region in REGIONS}
     servers = {name: Server(name, told) for name in SERVERS}
     urls: dict[str, str] = {}
     async with AsyncExitStack() as stack:

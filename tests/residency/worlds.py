@@ -94,7 +94,7 @@ class Weights:
 
 
 USUAL = {
-    "swap": 0.16, "fault": 0.45, "stream": 0.25, "again": 0.22, "forgotten": 0.3, "out": 0.04, "lost": 0.01,
+    "swap": 0.3, "fault": 0.45, "stream": 0.25, "again": 0.25, "forgotten": 0.3, "out": 0.03, "lost": 0.01,
     "audit out": 0.05, "full": 0.12, "together": 0.3, "labelled": 0.75, "own places abroad": 0.12,
     "longer": 0.45, "moved": 0.3,
 }  # fmt: skip
@@ -224,7 +224,7 @@ class Maker:
     def permit(self) -> dict[str, Any]:
         conditions = ("tenant_in", "purpose_in", "model_in", *PLACE_CONDITIONS, *PLACE_CONDITIONS)
         rule: dict[str, Any] = {"permit": self.actions(), "when": self.condition(conditions)}
-        if self.chance.random() < 0.3:
+        if self.chance.random() < 0.6:
             rule["unless"] = self.condition(PLACE_CONDITIONS)
         return rule
 
@@ -380,7 +380,7 @@ class Maker:
     def script(self) -> tuple[str, ...]:
         """Mostly nothing goes wrong; else a few things in a row, so that several places are tried."""
         if not self.happens("fault"):
-            return ()
+            return ("cut later",) if self.chance.random() < 0.15 else ()
         faults = [self.one(PASSED_ON if self.chance.random() < 0.85 else FAULTS)]
         while self.chance.random() < 0.5 and len(faults) < 5:
             again = faults[-1] in RETRIED and self.chance.random() < 0.5
@@ -391,7 +391,7 @@ class Maker:
 FACT_CONDITIONS = ("tenant_in", "purpose_in", "model_in")
 LABEL_CONDITIONS = ("labels_any", "labels_all", "sensitivity_at_least")
 PLACE_CONDITIONS = ("place_in", "operator_under", "attested")
-MOMENTS = ("entered", "begun", "try 1", "try 1", "try 1", "try 2")
+MOMENTS = ("entered", "begun", "begun", "try 1", "try 1", "try 1", "try 2", "ended")
 
 
 def names(rule: Content, place: str) -> bool:
