@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from gateway import logs
 from gateway.audit.base import Sealed
@@ -32,10 +33,12 @@ def whole_answer(body: bytes) -> AnswerClaim:
 
 
 async def conclude(
-    ending: Ending, trail: Trail, context: GatewayContext, puts: tuple[Put, ...] = ()
+    ending: Ending, trail: Trail, context: GatewayContext, puts: Callable[[], tuple[Put, ...]] = tuple
 ) -> str | None:
     """Records, signs, settles. Returns the receipt as a compact JWS; None when the caller is not known.
 
+    `puts` says what the store may keep of the answer. It is asked at the last moment: while the end was being
+    recorded another bundle may have come into force.
     Raises `RecordUnavailable` when the end cannot be recorded and the operator wants no unrecorded answer.
     """
     if trail.concluded:  # cut off while it was being concluded: all that may be missing is to settle
@@ -56,7 +59,7 @@ async def conclude(
             raise
         logs.event("audit_unavailable", logging.ERROR, request=trail.incoming.request_id)
         receipt = None
-    await leave(ending, usd, (*puts, *receipt_put(receipt, trail, context)), trail, context)
+    await leave(ending, usd, (*puts(), *receipt_put(receipt, trail, context)), trail, context)
     return receipt
 
 

@@ -12,7 +12,7 @@ from gateway import errors, logs
 from gateway.audit.chain import time_text
 from gateway.backends.base import Answer, AnswerStream, BackendFault, Upstream, Usage
 from gateway.begin import record_begin
-from gateway.cache import CachedAnswer, complete_stream, seal_entry
+from gateway.cache import CachedAnswer, authorised, complete_stream, seal_entry
 from gateway.conclusion import answer_headers, conclude, whole_answer
 from gateway.context import GatewayContext
 from gateway.hangup import Hangup
@@ -40,7 +40,7 @@ async def deliver_answer(reached: Reached, trail: Trail, hangup: Hangup, context
         place, answer.upstream, answer.body["id"], answer.usage, (body,), False, trail, context
     )
     ending = Ending("answered", 200, whole_answer(body), usage=answer.usage)
-    receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
+    receipt = await conclude(ending, trail, context, lambda: cache_put(kept, trail, context))
     return Reply(
         200, [*answer_headers(receipt, trail), *place_headers(place, answer.upstream.emulated)], body
     )
@@ -102,7 +102,7 @@ async def stream_answer(
                 place, stream.upstream, trail.answer_id, usage, tuple(parts), True, trail, context
             )
             ending = Ending("answered", 200, stream_claim(digest), usage=usage)
-            receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
+            receipt = await conclude(ending, trail, context, lambda: cache_put(kept, trail, context))
             yield receipt_comment(receipt) + DONE
             return
         assert failure is not None
@@ -135,6 +135,12 @@ async def deliver_cached(
     """A cached answer, plain or replayed as a stream; recorded and signed like any other."""
     assert trail.chat is not None
     await hangup.after(record_begin(trail, context))
+    if not authorised(cached, permitted_now(trail, context), context.store_place):
+        raise errors.PermittedBackendUnavailable(
+            "the policy changed while this request was under way, and its cached answer may no longer be told; "
+            "send it again",
+            retry_after_s=1,
+        )
     hangup.disarm()
     origin = cached.origin
     headers: Headers = place_headers(trail.bundle.places[origin.place], origin.emulated)

@@ -1,4 +1,4 @@
-"""A gateway under test, and what is seen of it: what its store and its audit were told, request by request."""
+"""A gateway under test, and what is seen of it: what its store and its audit were told, by request."""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ from tests.residency.worlds import AUDIT, GATEWAY, SERVERS, STORE, TERMINATOR
 class Watch(Protocol):
     """Who is told what the gateway does to its store and its audit, in the course of one request."""
 
-    store_up: bool
-    audit: str
+    @property
+    def store_up(self) -> bool: ...
+
+    @property
+    def audit(self) -> str: ...
 
     async def entered(self, entry: Entry, entered: Entered) -> None: ...
 

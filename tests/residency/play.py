@@ -21,7 +21,7 @@ import orjson
 from gateway.policy.bundle import Bundle
 from gateway.store.base import Entered, Entry, Leaving
 from tests.gateway.inprocess import Client
-from tests.policy.bundles import compiled, parsed
+from tests.policy.bundles import compiled
 from tests.residency.house import CURRENT, House
 from tests.residency.servers import MARK, Outside
 from tests.residency.verdicts import NOTHING_SAYS_SO, Asked, Verdicts
@@ -55,7 +55,7 @@ class Violation:
 
 @dataclass(slots=True)
 class Talk:
-    """A conversation as its client has it, and the labels that it has surely carried."""
+    """A conversation as its client has it, and the labels that were ever sent under its session id."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     carried: frozenset[str] = frozenset()
@@ -149,7 +149,10 @@ class Case:
             self.play.violated(self.number, "words were written down", AUDIT)
         if kind == "end":
             self.count_attempts(fields["attempts"])
+        # A copy is on its way to the caller once its end is written: what comes after recalls nothing.
+        told = self.in_force if kind == "end" and fields["cache"] == "hit" else set()
         await self.moment({"begin": "begun", "end": "ended", "refused": "refused"}[kind])
+        self.in_force |= told
 
     def count_attempts(self, attempts: list[Mapping[str, Any]]) -> None:
         before: Mapping[str, Any] | None = None
@@ -231,7 +234,9 @@ class Play:
     live: dict[str, Case] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     talks: dict[int, Talk] = field(default_factory=dict)
-    sent: list[tuple[list[dict[str, Any]], frozenset[str], str]] = field(default_factory=list)
+    sent: dict[int, tuple[list[dict[str, Any]], str]] = field(default_factory=dict)
+    losses: int = 0
+    carried: dict[str, tuple[int, frozenset[str]]] = field(default_factory=dict)  # by mark, since which loss
     bundles: list[Bundle] = field(default_factory=list)
     verdicts: list[Verdicts] = field(default_factory=list)
     strays: Counter[str] = field(default_factory=Counter)
@@ -261,6 +266,7 @@ class Play:
             self.unsure = self.unsure or lost
             await asyncio.gather(*(self.step(number) for number in wave))
             if lost:
+                self.losses += 1
                 await self.house.lose_the_store()
         self.compare_ledgers(before)
         for line in self.house.lines:
@@ -275,7 +281,8 @@ class Play:
         self.seen["swapped in flight"] += 1
         places = (*self.outside.regions, *self.outside.servers)
         if any(
-            case.permitted("infer", place, case.opening) and not case.permitted("infer", place, [self.revision])
+            case.permitted("infer", place, case.opening)
+            and not case.permitted("infer", place, [self.revision])
             for place in places
         ):
             self.seen["swap withdraws"] += 1
@@ -301,13 +308,14 @@ class Play:
         if step.again is None:
             mark = f"mark{hashlib.sha256(self.world.seed.encode()).hexdigest()[:12]}x{number}z"
             messages = [*talk.messages, {"role": "user", "content": f"[[silent]] {mark}"}]
-            carried = talk.carried
         else:
-            messages, carried, mark = self.sent[step.again]
-            carried |= talk.carried if step.session else frozenset()
-        while len(self.sent) <= number:
-            self.sent.append(([], frozenset(), ""))
-        self.sent[number] = (messages, carried, mark)
+            messages, mark = self.sent[step.again]
+        self.sent[number] = (messages, mark)
+        history = "".join(message["content"] for message in messages[:-1]).encode()
+        earlier = {mark.decode() for mark in MARK.findall(history)} & self.carried.keys()
+        carried = frozenset().union(*(self.carried[mark][1] for mark in earlier))
+        if step.session:
+            carried |= talk.carried
         self.owners.setdefault(mark, step.tenant)
         if step.forgotten:
             self.house.forget()
@@ -327,8 +335,18 @@ class Play:
         self.house.context.clock.advance(step.wait_s)  # type: ignore[attr-defined]
         if case.accepted:
             talk.carried |= case.asked.labels
+            self.remember(mark, case.asked.labels)
             if step.again is None:
                 talk.messages = [*messages, *answer_of(client, step)]
+
+    def remember(self, mark: str, labels: frozenset[str]) -> None:
+        """Notes what a message was sent with.
+
+        The store forgets in a loss. A message that is sent anew after one, at the end of its request, begins
+        anew with what it is said to carry then; one that is merely in a history makes the past unreadable.
+        """
+        losses, before = self.carried.get(mark, (self.losses, frozenset()))
+        self.carried[mark] = (self.losses, labels | (before if losses == self.losses else frozenset()))
 
     def asked(self, step: Step, carried: frozenset[str]) -> Asked:
         verdicts = self.verdicts[self.revision]
@@ -385,7 +403,9 @@ def answer_of(client: Client, step: Step) -> list[dict[str, Any]]:
     if client.status != 200:
         return []
     if not step.stream:
-        return [{"role": "assistant", "content": orjson.loads(client.answer)["choices"][0]["message"]["content"]}]
+        return [
+            {"role": "assistant", "content": orjson.loads(client.answer)["choices"][0]["message"]["content"]}
+        ]
     events = [line[6:] for line in client.answer.split(b"\n") if line.startswith(b"data: {")]
     said = [
         choice["delta"].get("content") or ""
@@ -393,6 +413,3 @@ def answer_of(client: Client, step: Step) -> list[dict[str, Any]]:
         for choice in orjson.loads(event).get("choices", ())
     ]
     return [{"role": "assistant", "content": "".join(said)}] if any(said) else []
-
-
-__all__ = ["Play", "Violation", "parsed", "waves"]

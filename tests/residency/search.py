@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from gateway.policy import load
+from gateway.policy import geography, load
 from gateway.routing import attempts
 from tests.residency.house import House, open_house
 from tests.residency.play import Play, Violation
@@ -74,7 +74,7 @@ async def stage() -> AsyncIterator[Stage]:
     with (
         tempfile.TemporaryDirectory() as directory,
         mock.patch.object(attempts, "BACKOFF_S", 0.0),
-        mock.patch.object(load, "aws_regions", functools.cache(load.aws_regions)),
+        mock.patch.object(load, "aws_regions", functools.cache(geography.aws_regions)),
     ):
         async with running_outside() as outside, open_house(Path(directory), outside) as house:
             with logged(house.lines):

@@ -18,9 +18,9 @@ from aiohttp import web
 
 from gateway.testing.bedrock.app import Emulator, Scope, Send
 from gateway.testing.bedrock.faults import Fault
+from gateway.testing.bedrock.model import ServiceModel
 from gateway.testing.bedrock.server import running_emulator
 from gateway.testing.bedrock.signature import WireRequest
-from gateway.testing.bedrock.model import ServiceModel
 from tests.residency.geography import REGIONS
 from tests.residency.worlds import SERVERS
 
@@ -180,7 +180,8 @@ async def running_outside() -> AsyncIterator[Outside]:
             stack.push_async_callback(runner.cleanup)
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             urls[name] = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        for here in (*regions.values(), *servers.values()):
-            mine = here.region if isinstance(here, Region) else here.name
-            here.elsewhere.extend(url for name, url in urls.items() if name != mine and name in REGIONS)
+        for region, emulator in regions.items():
+            emulator.elsewhere.extend(urls[name] for name in REGIONS if name != region)
+        for server in servers.values():
+            server.elsewhere.extend(urls[name] for name in REGIONS)
         yield Outside(regions, servers, urls, told)

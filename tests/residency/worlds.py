@@ -133,10 +133,10 @@ class Maker:
             "residency": self.rules(),
         }
 
-    def places(self) -> list[dict[str, Any]]:
+    def places(self) -> list[Content]:
         kinds = {GATEWAY: "gateway", TERMINATOR: "gateway", STORE: "memory", AUDIT: "audit"}
         sinks = {"logs": "log", "traces": "trace", "metrics": "metrics"}
-        places = []
+        places: list[Content] = []
         for place, kind in {**kinds, **sinks, "local-engine": "engine"}.items():
             if self.happens("own places abroad"):
                 places.append({"id": place, "kind": kind, **self.anywhere()})
@@ -155,9 +155,9 @@ class Maker:
                 place["models"] = self.models(place["kind"])
         return places
 
-    def anywhere(self) -> dict[str, Any]:
+    def anywhere(self) -> Content:
         operator = self.one(["self", "self", "hoster", "overseas", "aws"])
-        place = {"country": self.one(COUNTRIES), "operator": operator}
+        place: Content = {"country": self.one(COUNTRIES), "operator": operator}
         attested = [word for word in ATTESTATIONS if self.chance.random() < 0.4]
         if operator != "self":
             attested = [word for word in attested if word != "on-premises"]
@@ -171,11 +171,11 @@ class Maker:
         tenants = []
         for number, zone in enumerate(self.chance.sample(COUNTRIES, 3)):
             tenant = f"tenant-{number}"
-            keys = [{"id": "plain", "sha256": key_hash(tenant, "plain")}]
+            keys: list[Content] = [{"id": "plain", "sha256": key_hash(tenant, "plain")}]
             always = {"always": [self.one(CATEGORIES)]}
             keys.append({"id": "marked", "sha256": key_hash(tenant, "marked"), "labels": always})
             keys[-1]["purpose"] = self.one(PURPOSES)
-            entry: dict[str, Any] = {"id": tenant, "zone": zone, "purpose": self.one(PURPOSES), "keys": keys}
+            entry: Content = {"id": tenant, "zone": zone, "purpose": self.one(PURPOSES), "keys": keys}
             labels: dict[str, Any] = {}
             if self.chance.random() < 0.85:
                 labels["default"] = [self.one(["public", "public", "internal"])]
@@ -337,7 +337,11 @@ class Maker:
                 owner = owners[conversation]
             else:
                 conversation = len(owners)
-                owner = (self.one(tenants), self.one(["plain", "plain", "marked"]), self.chance.random() < 0.4)
+                owner = (
+                    self.one(tenants),
+                    self.one(["plain", "plain", "marked"]),
+                    self.chance.random() < 0.4,
+                )
                 owners.append(owner)
             together = number > 0 and self.happens("together") and not any(
                 one.conversation == conversation for one in self.wave(steps)
@@ -412,6 +416,6 @@ def make_world(seed: str, steps: int, weights: Weights | None = None) -> World:
     maker = Maker(random.Random(seed), weights or Weights())
     revisions = [maker.first()]
     for _ in range(3):
-        # Each has all that the first had taken from it, not all that was taken before: or nothing would be left.
+        # Most alter the first one: if each took more from the one before, little would be left at the end.
         revisions.append(maker.next(revisions[0 if maker.chance.random() < 0.7 else -1]))
     return World(seed, tuple(revisions), maker.steps(revisions[0], steps))
