@@ -12,7 +12,7 @@ from gateway import errors, logs
 from gateway.audit.chain import time_text
 from gateway.backends.base import Answer, AnswerStream, BackendFault, Upstream, Usage
 from gateway.begin import record_begin
-from gateway.cache import CachedAnswer, authorised, complete_stream, seal_entry
+from gateway.cache import CachedAnswer, complete_stream, seal_entry
 from gateway.conclusion import answer_headers, conclude, whole_answer
 from gateway.context import GatewayContext
 from gateway.hangup import Hangup
@@ -22,7 +22,7 @@ from gateway.receipts.assemble import Ending
 from gateway.receipts.delivery import stream_comment
 from gateway.receipts.digest import StreamDigest
 from gateway.receipts.receipt import AnswerClaim, CacheOrigin
-from gateway.residency import permitted_now
+from gateway.residency import authorised_now, permitted_now
 from gateway.routing.attempts import Reached, Tried, count_fault, release
 from gateway.store.base import Put
 from gateway.trail import Trail
@@ -135,9 +135,9 @@ async def deliver_cached(
     """A cached answer, plain or replayed as a stream; recorded and signed like any other."""
     assert trail.chat is not None
     await hangup.after(record_begin(trail, context))
-    if not authorised(cached, permitted_now(trail, context), context.store_place):
+    if not authorised_now(cached, trail, context):
         raise errors.PermittedBackendUnavailable(
-            "the policy changed while this request was under way, and its cached answer may no longer be told; "
+            "the policy changed while this request was under way: its cached answer may not be told now; "
             "send it again",
             retry_after_s=1,
         )

@@ -18,7 +18,7 @@ from gateway.opening import open_context
 from gateway.policy.bundle import Bundle
 from gateway.routing.health import Health
 from gateway.settings import Settings
-from gateway.store.base import Entered, Entry, Leaving, Store
+from gateway.store.base import Entered, Entry, Leaving
 from gateway.store.memory import MemoryStore
 from gateway.taints import RememberedTaints
 from tests.gateway.inprocess import make_keys
@@ -51,11 +51,13 @@ CURRENT: ContextVar[Watch] = ContextVar("CURRENT")
 class WatchedStore:
     """A `Store` that tells of each call. Without `store_up` it is as one that is gone (see `Store`)."""
 
-    inner: Store
+    inner: MemoryStore
 
     async def enter(self, entry: Entry) -> Entered:
         watch = CURRENT.get()
         if not watch.store_up:
+            # It owes labels to this tenant now, so no epoch after the outage passes for the tenant's first.
+            self.inner._labelled_of(entry.tenant)
             past = bool(entry.conversation.reads)
             entered = Entered(frozenset(), past, entry.at_ceiling or not past, None, None)
         else:

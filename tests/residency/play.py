@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -73,12 +73,14 @@ class Case:
     number: int
     step: Step
     mark: str
-    asked: Asked
+    says: Asked  # by its key and header alone
+    asked: Asked  # with all that its conversation has carried
     opening: set[int]
     in_force: set[int]
     todo: list[str]
     arrivals: list[str] = field(default_factory=list)
     seen: bool = False
+    told: bool = False  # of its past, by the store
     accepted: bool = False
     swapped: bool = False
 
@@ -111,7 +113,7 @@ class Case:
     # What the store was told.
 
     async def entered(self, entry: Entry, entered: Entered) -> None:
-        self.seen = True
+        self.seen = self.told = True
         if not entered.accepted:
             self.play.seen["taint corrected"] += 1
             return
@@ -143,7 +145,14 @@ class Case:
     # What the audit was told.
 
     async def recorded(self, kind: str, fields: Mapping[str, Any]) -> None:
-        if kind != "refused" or "labels" in fields:
+        if kind == "refused" and not self.told:
+            # Turned away before its past was read: all that it carries is what it says.
+            allowed = "labels" not in fields or any(
+                self.play.may(revision, self.says, "record", AUDIT) for revision in self.opening
+            )
+            if not allowed:
+                self.play.violated(self.number, "a record (refused) was written", AUDIT)
+        else:
             self.require(f"a record ({kind}) was written", "record", AUDIT, now=False)
         if MARK.search(orjson.dumps(fields)):
             self.play.violated(self.number, "words were written down", AUDIT)
@@ -321,7 +330,9 @@ class Play:
             self.house.forget()
         for place in BACKENDS:
             self.house.context.health.reported(place, 1, 9 if place in step.waiting else 0)
-        case = Case(self, number, step, mark, self.asked(step, carried), {self.revision}, {self.revision},
+        says = self.asked(step, frozenset())
+        asked = replace(says, labels=says.labels | carried)
+        case = Case(self, number, step, mark, says, asked, {self.revision}, {self.revision},
                     list(step.script))  # fmt: skip
         self.live[mark] = case
         CURRENT.set(case)

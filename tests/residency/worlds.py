@@ -150,9 +150,9 @@ class Maker:
         regions = self.chance.sample(sorted(REGIONS), len(CLOUDS))
         for cloud, region in zip(CLOUDS, regions, strict=True):
             places.append({"id": cloud, "kind": "bedrock", "region": region})
-        for place in places:
-            if place["id"] in BACKENDS:
-                place["models"] = self.models(place["kind"])
+        for entry in places:
+            if entry["id"] in BACKENDS:
+                entry["models"] = self.models(entry["kind"])
         return places
 
     def anywhere(self) -> Content:
