@@ -108,7 +108,9 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
             tenant=tenant,
             outcome=ending.outcome,
             status=ending.status,
-            attempts=tuple(TriedRecord(one.place.id, one.outcome, one.upstream) for one in trail.tried),
+            attempts=tuple(
+                TriedRecord(one.place.id, one.outcome, one.kind, one.upstream) for one in trail.tried
+            ),
             cache=trail.cache,
             receipt=trail.receipt_id,
             code=ending.code,
@@ -180,7 +182,7 @@ def count(ending: Ending, trail: Trail, context: GatewayContext) -> None:
     metrics.seconds.labels(ending.outcome).observe(context.clock.monotonic_s() - trail.started_s)
     metrics.cache.labels(trail.cache).inc()
     for one in trail.tried:
-        metrics.attempts.labels(one.place.id, one.outcome).inc()
+        metrics.attempts.labels(one.place.id, one.kind, one.outcome).inc()
     if ending.usage is not None and trail.tried:
         place = trail.tried[-1].place.id
         metrics.tokens.labels(place, "in").inc(ending.usage.prompt_tokens)

@@ -23,6 +23,7 @@ from gateway.openai import ChatRequest
 from gateway.places import Place
 from gateway.routing.attempt import Attempt
 from gateway.routing.health import Health
+from gateway.routing.kind import Kind
 from gateway.routing.plan import Decision
 
 BACKOFF_S = 0.2
@@ -32,11 +33,16 @@ RETRY_AFTER_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One try. `outcome` is `answered`, `cancelled`, `withdrawn` or a fault's kind."""
+    """One try: `kind` says why it was made, `outcome` how it ended.
+
+    An outcome is `answered`, `cancelled` (the client left), `withdrawn` (the policy in force by then permits
+    it no longer, and nothing was sent) or a fault's kind.
+    """
 
     place: Place
     outcome: str
     upstream: Upstream | None
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Reached:
 
     attempt: Attempt
     answer: Answer | AnswerStream
+    kind: Kind
 
 
 async def attempt_in_order(
@@ -66,10 +73,11 @@ async def attempt_in_order(
     `PermittedBackendSaturated` or `PermittedBackendUnavailable`.
     """
     faults: list[BackendFault] = []
+    kind = decision.first_kind
     for attempt in decision.attempts:
         tries_left = None
         while (backend := backend_of(attempt, backends)) is not None and still_permitted(attempt):
-            outcome = await attempt_once(attempt, chat, request_id, backend, health, clock, tried)
+            outcome = await attempt_once(attempt, chat, request_id, backend, health, clock, tried, kind)
             if isinstance(outcome, Reached):
                 return outcome
             faults.append(outcome)
@@ -79,8 +87,10 @@ async def attempt_in_order(
             if tries_left <= 0:
                 break
             await asyncio.sleep(backoff_s(outcome.retry_here - tries_left))
+            kind = "retry"
         else:
-            tried.append(Tried(attempt.place, "withdrawn", None))
+            tried.append(Tried(attempt.place, "withdrawn", None, kind))
+        kind = "spill" if faults and isinstance(faults[-1], Saturated) else "fallback"
     raise exhausted(decision, faults)
 
 
@@ -98,6 +108,7 @@ async def attempt_once(
     health: Health,
     clock: Clock,
     tried: list[Tried],
+    kind: Kind,
 ) -> Reached | BackendFault:
     place = attempt.place
     health.started(place.id, clock.monotonic_s())
@@ -111,16 +122,16 @@ async def attempt_once(
     except BackendFault as fault:
         release(attempt, health)
         count_fault(attempt, fault, health, clock)
-        tried.append(Tried(place, fault.kind, fault.upstream))
+        tried.append(Tried(place, fault.kind, fault.upstream, kind))
         return fault
     except BaseException:
         release(attempt, health)
         health.neither(place.id)
-        tried.append(Tried(place, "cancelled", None))
+        tried.append(Tried(place, "cancelled", None, kind))
         raise
     health.succeeded(place.id)
-    tried.append(Tried(place, "answered", answer.upstream))
-    return Reached(attempt, answer)
+    tried.append(Tried(place, "answered", answer.upstream, kind))
+    return Reached(attempt, answer, kind)
 
 
 def release(attempt: Attempt, health: Health) -> None:

@@ -12,6 +12,7 @@ from gateway.policy.permit import Permitted
 from gateway.policy.routes import Hop, Route
 from gateway.routing.attempt import Attempt
 from gateway.routing.health import UNKNOWN, BackendState
+from gateway.routing.kind import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,15 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The ordered attempts, drawn from `Permitted`; `route` names the route that ordered them."""
+    """The ordered attempts, drawn from `Permitted`; `route` names the route that ordered them.
+
+    `first_kind` is `spill` where the route would rather have begun at a place that has too much to do.
+    """
 
     route: str
     attempts: tuple[Attempt, ...]
     skipped: tuple[Skipped, ...]
+    first_kind: Kind = "first"
 
 
 def plan(
@@ -56,6 +61,7 @@ def plan(
     ordered: list[str] = []
     spilled: list[str] = []
     skipped: list[Skipped] = []
+    first_kind: Kind = "first"
     for number, tier in enumerate(route.tiers):
         permitted_hops = [hop for hop in tier if hop.place in allowed and hop.weight]
         usable = tuple(hop for hop in permitted_hops if hop.place in configured)
@@ -72,6 +78,8 @@ def plan(
             elif hop.spill_when_waiting_over is not None and state.waiting > hop.spill_when_waiting_over:
                 spilled.append(hop.place)
             else:
+                if spilled and not ordered:
+                    first_kind = "spill"
                 ordered.append(hop.place)
     candidates = ordered + spilled
     tried = candidates[: route.attempts_max]
@@ -83,6 +91,7 @@ def plan(
             for place in tried
         ),
         skipped=tuple(skipped),
+        first_kind=first_kind,
     )
 
 
