@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One attempt: `outcome` is `answered`, `cancelled` (the client left), `withdrawn` (no longer permitted)
-    or a `BackendFault`'s kind; `kind` says why it was made, in a word of `gateway.routing.kind`."""
+    """One attempt: `outcome` is `answered`, `cancelled` (the client left), `outrun` (another was first),
+    `withdrawn` (no longer permitted), `withheld` (by the place's content filter) or a `BackendFault`'s kind.
+
+    `kind` says why it was made, in a word of `gateway.routing.kind`.
+    """
 
     place: str
     outcome: str

@@ -29,6 +29,8 @@ _REASONS: Final[Mapping[Kind, str]] = {
 _OUTCOMES_OF_TRY: Final = {
     "answered": "this place answered",
     "cancelled": "the client left, and the call was cancelled",
+    "outrun": "another place was first, and this call was cancelled; its operator may bill it all the same",
+    "withheld": "this place's content filter withheld its answer, which was not delivered",
     "withdrawn": "the policy in force by then permitted it no longer, and nothing was sent",
 }
 _SOURCES: Final = {
