@@ -38,17 +38,20 @@ def answer(finish: str = "stop") -> Answer:
 
 
 class ScriptedStream:
-    """A stream whose first batch is there; after `batches` it breaks."""
+    """A stream whose first batch is there; after `batches` it breaks, or is silent."""
 
     upstream = UPSTREAM
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
+    def __init__(self, batches: Sequence[Batch], silent: bool) -> None:
         self.batches = list(batches)
+        self.silent = silent
         self.closed = False
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
         for batch in self.batches:
             yield batch
+        if self.silent:
+            await asyncio.Event().wait()
         raise base.Broken("cut")
 
     async def aclose(self) -> None:
@@ -65,6 +68,7 @@ class Scripted:
     takes_s: float = 0.0
     answer: Answer = field(default_factory=answer)
     batches: Sequence[Batch] = ((Chunk(WORD),),)
+    silent: bool = False
     calls: int = 0
     running: int = 0
     cancelled: int = 0
@@ -91,7 +95,7 @@ class Scripted:
 
     async def stream(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> AnswerStream:
         await self.complete(attempt, chat, request_id)
-        self.streams.append(ScriptedStream(self.batches))
+        self.streams.append(ScriptedStream(self.batches, self.silent))
         return self.streams[-1]
 
     async def probe(self) -> None:
@@ -115,6 +119,7 @@ class Run:
     skipped: tuple[Skipped, ...] = ()
     attempted: tuple[str, ...] = NAMES
     context_tokens: Mapping[str, int] = field(default_factory=dict)
+    first_byte_timeout_s: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
     backends: dict[str, Scripted] = field(default_factory=dict)
 
@@ -127,7 +132,9 @@ class Run:
 
     async def go(self, *, stream: bool = False) -> Reached:
         attempts = tuple(
-            Attempt(BUNDLE.places[name], PERMITTED, 1.0, 1.0, self.context_tokens.get(name))
+            Attempt(
+                BUNDLE.places[name], PERMITTED, self.first_byte_timeout_s, 1.0, self.context_tokens.get(name)
+            )
             for name in self.attempted
         )
         return await attempt_in_order(
