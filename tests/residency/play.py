@@ -29,6 +29,7 @@ from tests.residency.worlds import (
     AUDIT,
     BACKENDS,
     GATEWAY,
+    HEDGE_AFTER_S,
     STORE,
     TERMINATOR,
     Step,
@@ -83,6 +84,7 @@ class Case:
     told: bool = False  # of its past, by the store
     accepted: bool = False
     swapped: bool = False
+    others: list[tuple[asyncio.Event, asyncio.Event]] = field(default_factory=list)  # of slow tries
 
     @property
     def store_up(self) -> bool:
@@ -164,13 +166,9 @@ class Case:
         self.in_force |= told
 
     def count_attempts(self, attempts: list[Mapping[str, Any]]) -> None:
-        before: Mapping[str, Any] | None = None
         for attempt in attempts:
-            if attempt["outcome"] == "withdrawn":
-                self.play.seen["attempt withdrawn"] += 1
-                continue
-            self.play.seen[f"attempt: {kind_of(attempt, before)}"] += 1
-            before = attempt
+            withdrawn = attempt["outcome"] == "withdrawn"
+            self.play.seen["attempt withdrawn" if withdrawn else f"attempt: {attempt['kind']}"] += 1
 
     # What the outside was sent.
 
@@ -180,8 +178,26 @@ class Case:
         todo = self.todo.pop(0) if self.todo else ""
         if todo == "cut later" and self.step.stream:
             self.play.seen["stream cut"] += 1
+        others, self.others = self.others, []
+        for begun, _ in others:
+            begun.set()
         await self.moment(f"try {len(self.arrivals)}")
+        for _, done in others:
+            done.set()
+        if todo == "slow":
+            await self.be_slow()
         return todo
+
+    async def be_slow(self) -> None:
+        """Lets the gateway grow impatient. If it asks elsewhere, this answer comes after the other arrived."""
+        begun, done = asyncio.Event(), asyncio.Event()
+        self.others.append((begun, done))
+        self.play.house.context.clock.advance(HEDGE_AFTER_S)  # type: ignore[attr-defined]
+        try:
+            await asyncio.wait_for(begun.wait(), 0.03)
+        except TimeoutError:
+            return  # it does not hedge, or has nowhere to
+        await done.wait()
 
     # What the caller was told.
 
@@ -216,17 +232,6 @@ class Case:
             self.permitted("infer", place, [revision]) for place in BACKENDS
         ):
             self.play.violated(self.number, "a request was refused that is permitted", GATEWAY)
-
-
-def kind_of(attempt: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
-    """The kind of an attempt: as the record says, else told from the one before it."""
-    if "kind" in attempt:
-        return str(attempt["kind"])
-    if before is None:
-        return "first"
-    if attempt["place"] == before["place"]:
-        return "retry"
-    return "spill" if before["outcome"] == "saturated" else "fallback"
 
 
 @dataclass(slots=True)

@@ -10,20 +10,22 @@ import functools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 from aiohttp import web
 
+from gateway.testing.bedrock.answers import Reply
 from gateway.testing.bedrock.app import Emulator, Scope, Send
 from gateway.testing.bedrock.faults import Fault
-from gateway.testing.bedrock.model import ServiceModel
+from gateway.testing.bedrock.model import Call, ServiceModel
 from gateway.testing.bedrock.server import running_emulator
 from gateway.testing.bedrock.signature import WireRequest
 from tests.residency.geography import REGIONS
 from tests.residency.worlds import SERVERS
 
+TOO_LONG = "context_length_exceeded"
 SECRET = "secret-of-the-made-up-servers"
 MARK = re.compile(rb"mark[0-9a-z]+x[0-9]+z")
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
@@ -49,9 +51,12 @@ BEDROCK_FAULTS = {
     "garbage": Fault(kind="garbage"),
     "denied": Fault(kind="error", code="AccessDeniedException"),
     "invalid": Fault(kind="error", code="ValidationException"),
+    "too long": Fault(
+        kind="error", code="ValidationException", message="This exceeds the maximum context length."
+    ),
 }
 STATUS = {"failed": 500, "throttled": 429, "full": 429, "loading": 503, "timed out": 408, "denied": 403,
-          "invalid": 400}  # fmt: skip
+          "invalid": 400, "too long": 400}  # fmt: skip
 
 
 class ReadOnce(ServiceModel):
@@ -66,16 +71,25 @@ class Region(Emulator):
 
     told: list[Listener] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)  # URLs of the other places, for redirects
+    withheld: list[bool] = field(default_factory=list)  # whether the next answer is
 
     async def serve(self, scope: Scope, request: WireRequest, send: Send) -> None:
         todo = await self.told[0](self.region, last_mark(request.body), request.body)
         if todo == "redirected":
             target = self.elsewhere[len(self.ledger.entries) % len(self.elsewhere)]
             self.faults.add(Fault(kind="redirect", location=target + request.target))
-        elif todo:
+        elif todo in BEDROCK_FAULTS:
             self.faults.add(BEDROCK_FAULTS[todo])
+        self.withheld[:] = [todo == "withheld"]  # nobody else comes between this and `answer`
         # Named, for a slotted dataclass is another class than the one that `super()` would look for.
         await Emulator.serve(self, scope, request, send)
+
+    async def answer(
+        self, scope: Scope, call: Call, reply: Reply, fault: Fault | None, send: Send, request_id: str
+    ) -> None:
+        if self.withheld.pop():
+            reply = replace(reply, stop_reason="content_filtered")
+        await Emulator.answer(self, scope, call, reply, fault, send, request_id)
 
 
 @dataclass(slots=True)
@@ -98,36 +112,40 @@ class Server:
             target = self.elsewhere[len(self.ledger) % len(self.elsewhere)]
             return web.Response(status=307, headers={"location": target + request.path})
         if todo in STATUS:
-            return web.json_response({"error": {"message": "as the test says"}}, status=STATUS[todo])
+            error = {"message": "as the test says", "code": TOO_LONG if todo == "too long" else None}
+            return web.json_response({"error": error}, status=STATUS[todo])
         if todo == "garbage":
             return web.Response(body=b"\x00not an answer", content_type="application/json")
         asked = orjson.loads(body)
         if asked.get("stream"):
-            return await self.stream(request, mark, cut=todo)
-        if todo:
+            return await self.stream(request, mark, todo)
+        if todo in ("cut", "cut later"):
             assert request.transport is not None
             request.transport.close()
         message = {"role": "assistant", "content": self.text(mark)}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        finish = "content_filter" if todo == "withheld" else "stop"
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         return web.json_response({"id": "x", "object": "chat.completion", "created": 1, "model": "m",
                                   "choices": [choice], "usage": USAGE})  # fmt: skip
 
     def text(self, mark: str) -> str:
         return f"said by {self.name} of {mark}"
 
-    async def stream(self, request: web.Request, mark: str, cut: str) -> web.StreamResponse:
+    async def stream(self, request: web.Request, mark: str, todo: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
+        said = {"index": 0, "delta": {"content": self.text(mark)}, "finish_reason": None}
+        finish = "content_filter" if todo == "withheld" else "stop"
         whole = [
-            self.chunk([{"index": 0, "delta": {"content": self.text(mark)}, "finish_reason": None}]),
-            self.chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}]),
+            *([] if todo == "withheld" else [self.chunk([said])]),
+            self.chunk([{"index": 0, "delta": {}, "finish_reason": finish}]),
             self.chunk([], usage=USAGE),
             b"data: [DONE]\n\n",
         ]
-        kept = {"cut": 0, "cut later": 1}.get(cut, len(whole))
+        kept = {"cut": 0, "cut later": 1}.get(todo, len(whole))
         if kept:
             await response.write(b"".join(whole[:kept]))
-        if cut:
+        if kept < len(whole):
             assert request.transport is not None
             request.transport.close()
             return response

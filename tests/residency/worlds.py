@@ -31,10 +31,11 @@ ACTIONS = ("infer", "cache", "log", "record")
 # What an upstream does with one try. Words of a stream that are sent before a break count from 0.
 FAULTS = (
     "failed", "throttled", "full", "loading", "timed out", "cut", "cut later", "garbage", "denied",
-    "invalid", "redirected",
+    "invalid", "redirected", "too long", "withheld", "slow",
 )  # fmt: skip
 RETRIED = ("failed", "throttled", "cut", "garbage")
-PASSED_ON = (*RETRIED, "full", "loading", "timed out")
+PASSED_ON = (*RETRIED, "full", "loading", "timed out", "too long", "withheld")
+HEDGE_AFTER_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Weights:
 USUAL = {
     "swap": 0.3, "fault": 0.45, "stream": 0.25, "again": 0.25, "forgotten": 0.3, "out": 0.03, "lost": 0.01,
     "audit out": 0.05, "full": 0.12, "together": 0.3, "labelled": 0.75, "own places abroad": 0.12,
-    "longer": 0.45, "moved": 0.3,
+    "longer": 0.45, "moved": 0.3, "hedging": 0.3, "slow": 0.35,
 }  # fmt: skip
 
 
@@ -106,6 +107,7 @@ class Maker:
 
     chance: random.Random
     weights: Weights
+    hedging: bool = False  # whether the routes of this world hedge
 
     def happens(self, name: str) -> bool:
         return self.chance.random() < self.weights[name]
@@ -203,7 +205,7 @@ class Maker:
                 tiers[-1].append(hop)
             else:
                 tiers.append([hop])
-        return {
+        route = {
             "id": name,
             "models": sorted(MODELS),
             "tiers": tiers,
@@ -211,6 +213,12 @@ class Maker:
             "first_byte_timeout_s": 60,
             "total_timeout_s": 120,
         }
+        if self.hedging:
+            route["hedge_after_s"] = HEDGE_AFTER_S
+        for option in ("on_context_window", "on_content_filter"):
+            if self.chance.random() < 0.8:
+                route[option] = "next"
+        return route
 
     def rules(self) -> list[dict[str, Any]]:
         permits = [{"permit": list(ACTIONS), "when": {"attested": "on-premises"}}]
@@ -343,7 +351,10 @@ class Maker:
                     self.chance.random() < 0.4,
                 )
                 owners.append(owner)
-            together = number > 0 and self.happens("together") and not any(
+            # With two calls at once for one request, only one request at a time: else nobody could tell what
+            # was in force when the second call began.
+            alone = self.hedging or number == 0
+            together = not alone and self.happens("together") and not any(
                 one.conversation == conversation for one in self.wave(steps)
             )  # fmt: skip
             steps.append(
@@ -386,6 +397,8 @@ class Maker:
         if not self.happens("fault"):
             return ("cut later",) if self.chance.random() < 0.15 else ()
         faults = [self.one(PASSED_ON if self.chance.random() < 0.85 else FAULTS)]
+        if self.hedging and self.happens("slow"):
+            faults[:0] = ["slow"] * self.one([1, 1, 2])
         while self.chance.random() < 0.5 and len(faults) < 5:
             again = faults[-1] in RETRIED and self.chance.random() < 0.5
             faults.append(faults[-1] if again else self.one(PASSED_ON))
@@ -414,6 +427,7 @@ def key_hash(tenant: str, key: str) -> str:
 def make_world(seed: str, steps: int, weights: Weights | None = None) -> World:
     """The world of this seed."""
     maker = Maker(random.Random(seed), weights or Weights())
+    maker.hedging = maker.happens("hedging")
     revisions = [maker.first()]
     for _ in range(3):
         # Most alter the first one: if each took more from the one before, little would be left at the end.
