@@ -8,20 +8,22 @@ from gateway import logs
 from gateway.audit.base import Sealed
 from gateway.audit.records import End, Refused
 from gateway.audit.records import Tried as TriedRecord
+from gateway.backends.base import Usage
 from gateway.context import GatewayContext
 from gateway.conversation import known_names
-from gateway.entrance import NANO
+from gateway.entrance import NANO, most_tokens
 from gateway.errors import DouaneError, RecordUnavailable
 from gateway.hangup import Hangup
 from gateway.ingress import Headers, Reply, error_reply
-from gateway.places import Action
+from gateway.places import Action, Place
 from gateway.receipts.assemble import Ending, receipt_of
 from gateway.receipts.delivery import HEADER, header_value
 from gateway.receipts.digest import body_digest
 from gateway.receipts.lookup import storage_key
 from gateway.receipts.receipt import AnswerClaim, Outcome
 from gateway.residency import permitted_now
-from gateway.store.base import Leaving, Put, Reservation
+from gateway.routing.tried import UNDELIVERED
+from gateway.store.base import Leaving, Put
 from gateway.trail import Trail
 
 CLIENT_GONE_STATUS = 499  # in records only: nobody is sent it
@@ -108,7 +110,9 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
             tenant=tenant,
             outcome=ending.outcome,
             status=ending.status,
-            attempts=tuple(TriedRecord(one.place.id, one.outcome, one.upstream) for one in trail.tried),
+            attempts=tuple(
+                TriedRecord(one.place.id, one.outcome, one.kind, one.upstream) for one in trail.tried
+            ),
             cache=trail.cache,
             receipt=trail.receipt_id,
             code=ending.code,
@@ -132,7 +136,7 @@ async def leave(
         Leaving(
             tenant=trail.caller.tenant,
             reservation=reservation,
-            used_tokens=used_tokens(ending, reservation, trail),
+            used_tokens=used_tokens(ending, trail),
             used_usd_nano=round(usd * NANO),
             conversation=trail.conversation,
             labels=labels,
@@ -141,22 +145,34 @@ async def leave(
     )
 
 
-def used_tokens(ending: Ending, reservation: Reservation, trail: Trail) -> int:
-    """Tokens to charge. An answer that broke off tells no usage: what was reserved is charged then."""
-    if ending.usage is not None:
-        return ending.usage.prompt_tokens + ending.usage.completion_tokens
-    reached = any(one.outcome == "answered" for one in trail.tried)
-    return reservation.tokens if reached else 0
+def billed(ending: Ending, trail: Trail) -> list[tuple[Place, Usage]]:
+    """What each call used that its operator may bill, the ones that gave the client nothing included.
+
+    A call that broke off or was cancelled tells no usage: the most that it should use stands for it.
+    """
+    calls = [
+        (one.place, one.usage or most_tokens(trail)) for one in trail.tried if one.outcome in UNDELIVERED
+    ]
+    if (place := answered_at(trail)) is not None:
+        calls.append((place, ending.usage or most_tokens(trail)))
+    return calls
+
+
+def answered_at(trail: Trail) -> Place | None:
+    """The place whose answer was delivered, in whole or in part."""
+    return next((one.place for one in trail.tried if one.outcome == "answered"), None)
+
+
+def used_tokens(ending: Ending, trail: Trail) -> int:
+    return sum(usage.prompt_tokens + usage.completion_tokens for _, usage in billed(ending, trail))
 
 
 def spent_usd(ending: Ending, trail: Trail, context: GatewayContext) -> float:
-    """USD for this answer at the place that made it; what was reserved when it broke off without telling."""
-    answered = next((one.place for one in reversed(trail.tried) if one.outcome == "answered"), None)
-    if answered is None or trail.facts is None or ending.outcome == "cached":
+    """USD for all calls at their places' prices; none for an answer from the cache."""
+    if trail.facts is None:
         return 0.0
-    if ending.usage is None:
-        return trail.reservation.usd_nano / NANO if trail.reservation else 0.0
-    return context.prices.cost_usd(answered, trail.facts.model, ending.usage)
+    model = trail.facts.model
+    return sum(context.prices.cost_usd(place, model, usage) for place, usage in billed(ending, trail))
 
 
 def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> tuple[Put, ...]:
@@ -180,11 +196,10 @@ def count(ending: Ending, trail: Trail, context: GatewayContext) -> None:
     metrics.seconds.labels(ending.outcome).observe(context.clock.monotonic_s() - trail.started_s)
     metrics.cache.labels(trail.cache).inc()
     for one in trail.tried:
-        metrics.attempts.labels(one.place.id, one.outcome).inc()
-    if ending.usage is not None and trail.tried:
-        place = trail.tried[-1].place.id
-        metrics.tokens.labels(place, "in").inc(ending.usage.prompt_tokens)
-        metrics.tokens.labels(place, "out").inc(ending.usage.completion_tokens)
+        metrics.attempts.labels(one.place.id, one.kind, one.outcome).inc()
+    if ending.usage is not None and (place := answered_at(trail)) is not None:
+        metrics.tokens.labels(place.id, "in").inc(ending.usage.prompt_tokens)
+        metrics.tokens.labels(place.id, "out").inc(ending.usage.completion_tokens)
 
 
 def answer_headers(receipt: str | None, trail: Trail) -> Headers:

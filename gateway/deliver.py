@@ -79,7 +79,7 @@ async def stream_answer(
                 yield bytes(sent)
     except BackendFault as fault:
         count_fault(reached.attempt, fault, context.health, context.clock)
-        trail.tried.append(Tried(place, fault.kind, fault.upstream))
+        trail.tried.append(Tried(place, fault.kind, fault.upstream, reached.kind))
         failure = errors.StreamBroken(
             "the backend's answer ended before it was complete; what arrived is not the whole answer, "
             "send the request again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway import errors
+from gateway.backends.base import Usage
 from gateway.cache import CachedAnswer, authorised, cache_key, open_entry
 from gateway.context import GatewayContext
 from gateway.conversation import known_names
@@ -10,6 +11,7 @@ from gateway.facts import Caller, Limits, above_ceiling
 from gateway.places import Action
 from gateway.policy.bundle import Bundle
 from gateway.residency import permitted_now
+from gateway.routing.hedge import calls_at_once
 from gateway.store.base import Entered, Entry, Reservation
 from gateway.trail import Trail
 
@@ -106,17 +108,18 @@ def cache_key_of(trail: Trail, context: GatewayContext) -> str | None:
 
 
 def estimate(trail: Trail, context: GatewayContext) -> Reservation:
-    """The most that this request should use: its bytes, its bound on the answer, the dearest place."""
-    assert trail.caller is not None and trail.chat is not None and trail.permitted is not None
+    """The most that this request should use: of each call at once, the most tokens at the dearest place."""
+    assert trail.caller is not None and trail.permitted is not None
     caller = trail.caller
     if caller.limits == UNLIMITED:
         return Reservation(trail.incoming.request_id, caller.key_id, 0, 0, caller.limits)
-    prompt_tokens = len(trail.incoming.body) // BYTES_PER_TOKEN + 1
-    output_tokens = trail.chat.max_output_tokens or OUTPUT_TOKENS_ESTIMATE
-    model = trail.permitted.facts.model
+    most, model = most_tokens(trail), trail.permitted.facts.model
+    calls = calls_at_once(trail.bundle.routes.for_model(model, trail.permitted.facts.zone))
     usd = max(
         (
-            context.prices.estimate_usd(trail.bundle.places[place], model, prompt_tokens, output_tokens)
+            context.prices.estimate_usd(
+                trail.bundle.places[place], model, most.prompt_tokens, most.completion_tokens
+            )
             for place in trail.permitted.places[Action.INFER] & context.backends.keys()
         ),
         default=0.0,
@@ -124,10 +127,17 @@ def estimate(trail: Trail, context: GatewayContext) -> Reservation:
     return Reservation(
         trail.incoming.request_id,
         caller.key_id,
-        prompt_tokens + output_tokens,
-        round(usd * NANO),
+        calls * (most.prompt_tokens + most.completion_tokens),
+        calls * round(usd * NANO),
         caller.limits,
     )
+
+
+def most_tokens(trail: Trail) -> Usage:
+    """The most that one call for this request should use: by its bytes and its bound on the answer."""
+    assert trail.chat is not None
+    prompt_tokens = len(trail.incoming.body) // BYTES_PER_TOKEN + 1
+    return Usage(prompt_tokens, trail.chat.max_output_tokens or OUTPUT_TOKENS_ESTIMATE)
 
 
 def require_room(entered: Entered) -> None:

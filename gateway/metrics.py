@@ -54,7 +54,9 @@ class Metrics:
             ),
         )  # fmt: skip
         set_once(
-            self, "attempts", counter("douane_attempts", "Tries by place and outcome", "place", "outcome")
+            self,
+            "attempts",
+            counter("douane_attempts", "Tries by place, why and outcome", "place", "kind", "outcome"),
         )
         set_once(
             self, "tokens", counter("douane_tokens", "Tokens by place and direction", "place", "direction")

@@ -98,6 +98,9 @@ class Run:
             self.tried,
         )
 
+    def kinds(self) -> list[str]:
+        return [one.kind for one in self.tried]
+
     def outcomes(self) -> list[tuple[str, str]]:
         return [(one.place.id, one.outcome) for one in self.tried]
 
@@ -126,6 +129,9 @@ async def test_each_kind_of_fault_is_tried_again_as_its_table_says(
     assert reached.attempt.place.id == "bedrock-frankfurt"
     assert run.backends["local-engine"].calls == tries == kind.retry_here + 1
     assert run.outcomes() == [("local-engine", kind.kind)] * tries + [("bedrock-frankfurt", "answered")]
+    moved_on = "spill" if kind is base.Saturated else "fallback"
+    assert run.kinds() == ["first", *["retry"] * (tries - 1), moved_on]
+    assert reached.kind == moved_on
     assert run.health.state("local-engine").failures == (tries if counts else 0)
     assert run.health.state("local-engine").in_flight == 0
     assert run.health.state("bedrock-frankfurt").in_flight == (1 if stream else 0)
@@ -186,6 +192,7 @@ async def test_a_place_that_was_withdrawn_meanwhile_is_not_tried() -> None:
         ("bedrock-frankfurt", "withdrawn"),
         ("bedrock-milan", "answered"),
     ]
+    assert run.kinds() == ["first", "fallback", "fallback"]
     assert run.backends["bedrock-frankfurt"].calls == 0
 
 
@@ -206,6 +213,7 @@ async def test_a_retry_at_the_same_place_is_withdrawn_too() -> None:
 
     assert engine.calls == 1
     assert run.outcomes()[0] == ("local-engine", "server_fault")
+    assert run.kinds() == ["first", "retry", "fallback", "fallback"]
     assert {outcome for _, outcome in run.outcomes()[1:]} == {"withdrawn"}
 
 
