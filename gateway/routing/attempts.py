@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from gateway.backends.base import Answer, AnswerStream, Backend, BackendFault
+from gateway.backends.base import Answer, AnswerStream, Backend, BackendFault, Named
 from gateway.clock import Clock
 from gateway.openai import ChatRequest
 from gateway.routing import withheld
@@ -132,6 +132,8 @@ async def attempt_once(
     except BaseException:
         release(attempt, health)
         health.neither(place.id)
+        asked = backend.asked if isinstance(backend, Named) else None
+        tries.tried[number] = Tried(place, "cancelled", asked, kind)
         raise
     finally:
         tries.busy.discard(place.id)
