@@ -62,7 +62,7 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
             context.backends.unable(chat, model),
             context.health.snapshot(),
             context.clock.monotonic_s(),
-            affinity=conversation.writes[0],
+            affinity=conversation.affinity,
         )
         require_permitted(trail, context)
         # 8. record the beginning, before the first byte leaves

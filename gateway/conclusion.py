@@ -34,14 +34,14 @@ def whole_answer(body: bytes) -> AnswerClaim:
 
 
 async def conclude(
-    ending: Ending, trail: Trail, context: GatewayContext, puts: tuple[Put, ...] = ()
+    ending: Ending, trail: Trail, context: GatewayContext, cached: Put | None = None
 ) -> str | None:
     """Records, signs, settles. Returns the receipt as a compact JWS; None when the caller is not known.
 
     Raises `RecordUnavailable` when the end cannot be recorded and the operator wants no unrecorded answer.
     """
     if trail.concluded:  # cut off while it was being concluded: all that may be missing is to settle
-        await leave(ending, spent_usd(ending, trail, context), (), trail, context)
+        await leave(ending, spent_usd(ending, trail, context), None, None, trail, context)
         return None
     count(ending, trail, context)
     if trail.caller is None:
@@ -54,11 +54,11 @@ async def conclude(
     except RecordUnavailable:
         trail.concluded = False
         if context.settings.audit_failure == "refuse":
-            await leave(ending, usd, (), trail, context)
+            await leave(ending, usd, None, None, trail, context)
             raise
         logs.event("audit_unavailable", logging.ERROR, request=trail.incoming.request_id)
         receipt = None
-    await leave(ending, usd, (*puts, *receipt_put(receipt, trail, context)), trail, context)
+    await leave(ending, usd, cached, receipt_put(receipt, trail, context), trail, context)
     return receipt
 
 
@@ -124,23 +124,26 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
 
 
 async def leave(
-    ending: Ending, usd: float, puts: tuple[Put, ...], trail: Trail, context: GatewayContext
+    ending: Ending, usd: float, cached: Put | None, receipt: Put | None, trail: Trail, context: GatewayContext
 ) -> None:
-    """Settles the reservation and writes taint and values, in one round trip; nothing after a cache hit."""
+    """Settles the reservation, marks the answer and puts values, in one round trip. Nothing after a cache
+    hit: its answer was marked as it was found."""
     if trail.reservation is None or trail.facts is None or trail.conversation is None or trail.caller is None:
         return
     reservation, trail.reservation = trail.reservation, None
     labels = known_names(trail.facts.labels, trail.bundle.vocabulary)
-    context.taints.remember(trail.conversation, labels)
+    answer = (trail.answer_mark,) if trail.answer_mark is not None else ()
+    context.taints.remember((*trail.conversation.marks, *answer), labels)
     await context.store.leave(
         Leaving(
             tenant=trail.caller.tenant,
             reservation=reservation,
             used_tokens=used_tokens(ending, trail),
             used_usd_nano=round(usd * NANO),
-            conversation=trail.conversation,
             labels=labels,
-            puts=puts,
+            answer=trail.answer_mark,
+            cached=cached,
+            puts=(receipt,) if receipt is not None else (),
         )
     )
 
@@ -175,19 +178,19 @@ def spent_usd(ending: Ending, trail: Trail, context: GatewayContext) -> float:
     return sum(context.prices.cost_usd(place, model, usage) for place, usage in billed(ending, trail))
 
 
-def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> tuple[Put, ...]:
+def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> Put | None:
     """The receipt, sealed under its tenant's key, to be fetched by id: where the store may keep records."""
     ttl_s = context.settings.receipt_ttl_s
     if receipt is None or trail.caller is None or trail.permitted is None or not ttl_s:
-        return ()
+        return None
     if context.store_place is None or not all(
         permitted.allows(Action.RECORD, context.store_place)
         for permitted in (trail.permitted, permitted_now(trail, context))
     ):
-        return ()
+        return None
     key = storage_key(trail.receipt_id)
     sealed = context.tenant_keys.seal(trail.caller.tenant, key.encode(), receipt.encode())
-    return (Put(key, sealed, ttl_s),)
+    return Put(key, sealed, ttl_s)
 
 
 def count(ending: Ending, trail: Trail, context: GatewayContext) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 import orjson
 
 from gateway import errors, logs
 from gateway.audit.chain import time_text
 from gateway.backends.base import Answer, AnswerStream, BackendFault, Upstream, Usage
+from gateway.backends.openai_wire import SHAPE_ERRORS
 from gateway.begin import record_begin
-from gateway.cache import CachedAnswer, complete_stream, seal_entry
+from gateway.cache import CachedAnswer, complete_stream, joined, seal_entry
 from gateway.conclusion import answer_headers, conclude, whole_answer
 from gateway.context import GatewayContext
+from gateway.conversation import answer_mark
 from gateway.hangup import Hangup
 from gateway.ingress import Headers, Reply, sse_event
 from gateway.places import Action, Place
@@ -36,6 +39,7 @@ async def deliver_answer(reached: Reached, trail: Trail, hangup: Hangup, context
     assert isinstance(reached.answer, Answer)
     answer, place = reached.answer, reached.attempt.place
     body = orjson.dumps(answer.body)
+    mark_answer(answer.body["choices"][0]["message"], trail, context)
     kept = cached_answer(
         place, answer.upstream, answer.body["id"], answer.usage, (body,), False, trail, context
     )
@@ -71,7 +75,7 @@ async def stream_answer(
                     usage = chunk.usage
                     if not wants_usage:
                         continue
-                elif trail.cache_key is not None:
+                else:
                     parts.append(chunk.data)
                 digest.add(chunk.data)
                 sent += sse_event(chunk.data)
@@ -87,6 +91,7 @@ async def stream_answer(
     except (asyncio.CancelledError, GeneratorExit):
         hangup.disarm()
         code = "client_gone" if hangup.happened else "cut_off"
+        mark_answer(parts, trail, context)
         await conclude_unheard(Ending("incomplete", 200, stream_claim(digest), code, usage), trail, context)
         raise
     except Exception:
@@ -97,6 +102,7 @@ async def stream_answer(
         release(reached.attempt, context.health)
         await stream.aclose()
     try:
+        mark_answer(parts, trail, context)
         if failure is None and usage is not None:
             kept = cached_answer(
                 place, stream.upstream, trail.answer_id, usage, tuple(parts), True, trail, context
@@ -178,13 +184,24 @@ def cached_answer(
     return CachedAnswer(origin, answer_id, usage, streamed, parts)
 
 
-def cache_put(cached: CachedAnswer | None, trail: Trail, context: GatewayContext) -> tuple[Put, ...]:
+def cache_put(cached: CachedAnswer | None, trail: Trail, context: GatewayContext) -> Put | None:
     if cached is None or trail.cache_key is None or trail.caller is None or context.store_place is None:
-        return ()
+        return None
     if not permitted_now(trail, context).allows(Action.CACHE, context.store_place):
-        return ()
+        return None
     sealed = seal_entry(cached, trail.cache_key, trail.caller.tenant, context.tenant_keys)
-    return (Put(trail.cache_key, sealed, context.settings.cache_ttl_s),) if sealed is not None else ()
+    return Put(trail.cache_key, sealed, context.settings.cache_ttl_s) if sealed is not None else None
+
+
+def mark_answer(told: Mapping[str, Any] | Sequence[bytes], trail: Trail, context: GatewayContext) -> None:
+    """Marks the answer as the client has it, a message or the events of a stream, as far as it was told:
+    whoever sends it again brings its labels along."""
+    assert trail.caller is not None
+    try:
+        message = told if isinstance(told, Mapping) else joined(map(orjson.loads, told)).message
+        trail.answer_mark = answer_mark(message, trail.caller.tenant, context.tenant_keys.commit)
+    except SHAPE_ERRORS:  # relayed as it came: no request can hold such a message
+        logs.event("unmarked_answer", logging.WARNING, request=trail.incoming.request_id)
 
 
 def place_headers(place: Place, emulated: bool) -> Headers:

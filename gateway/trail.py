@@ -33,6 +33,7 @@ class Trail:
     reservation: Reservation | None = None  # set while something is reserved
     cache_key: str | None = None
     cache: str = "off"  # `off`, `miss` or `hit`
+    answer_mark: bytes | None = None  # of what was delivered, once it is
     decision: Decision | None = None
     begun: Sealed | None = None
     tried: list[Tried] = field(default_factory=list)
