@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -36,9 +37,12 @@ NOT_POSSIBLE: Final = (SettingsInvalid, PolicyInvalid, PolicyTestsFailed, Policy
 @click.command()
 @click.option("--policies", type=click.Path(path_type=Path), help="Directory of the policy bundle.")
 @click.option("--iam-policy", is_flag=True, help="Only print the IAM policy that the doctor needs.")
+@click.option("--all", "everything", is_flag=True, help="A line for each check, also where all is well.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_context
-def doctor(context: click.Context, policies: Path | None, iam_policy: bool, form: str) -> None:
+def doctor(
+    context: click.Context, policies: Path | None, iam_policy: bool, everything: bool, form: str
+) -> None:
     """Look at each configured AWS region and at this machine, and say what to fix.
 
     Reads settings and bundle as `serve` does, and only ever reads in the account. Exit status: 0 nothing
@@ -58,17 +62,24 @@ def doctor(context: click.Context, policies: Path | None, iam_policy: bool, form
     if form == "json":
         click.echo(json.dumps(report.wire(), indent=2))
     else:
-        show(report, Console(highlight=False))
+        show(report, Console(highlight=False), everything)
     context.exit(0 if report.healthy else 1)
 
 
-def show(report: Report, console: Console) -> None:
-    """The table, and a line that sums it up."""
+def show(report: Report, console: Console, everything: bool) -> None:
+    """The table, and a line that sums it up. What is well is one line a region, unless `everything` is."""
     table = Table()
     for title in ("where", "check", "", "what was seen", "what to do"):
         table.add_column(title, overflow="fold")
-    for finding in report.findings:
-        table.add_row(*row(finding))
+    for where, found in groupby(report.findings, lambda finding: finding.where):
+        findings = list(found)
+        good = [] if everything else [each.check for each in findings if each.status is Status.OK]
+        for finding in findings:
+            if everything or finding.status is not Status.OK:
+                table.add_row(*row(finding))
+        if good:
+            table.add_row(printable(where), "all else", Text("ok", style="green"), printable(", ".join(good)))
+        table.add_section()
     console.print(table)
     console.print(Text(", ".join(f"{report.count(status)} {status}" for status in Status)))
     if report.emulated:

@@ -6,13 +6,16 @@ import functools
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from gateway.doctor import access, keeping, routes
 from gateway.doctor.calls import RegionCalls
 from gateway.doctor.copies import NotPermitted, copy_place, not_permitted
 from gateway.doctor.endpoints import Endpoints
-from gateway.doctor.finding import Finding
+from gateway.doctor.finding import Finding, Status
 from gateway.doctor.routes import Resolve
 from gateway.places import Place
 from gateway.policy.bundle import Bundle
@@ -30,6 +33,9 @@ def examine_account(
     resolve: Resolve | None = None,
 ) -> tuple[Finding, ...]:
     """The findings of every region that a Bedrock place of the bundle has; no other region is asked."""
+    if not has_credentials(session):
+        fix = "give this machine a role, a profile (`aws_profile`) or keys"
+        return (Finding("credentials", None, Status.FAIL, "none for AWS: no region was asked", fix),)
     by_region: dict[str, list[Place]] = {}
     for place in bundle.places.values():
         if place.kind == "bedrock" and place.region is not None:
@@ -38,12 +44,21 @@ def examine_account(
 
     def examine(one: tuple[RegionCalls, list[Place]]) -> list[Finding]:
         calls, places = one
-        return list(examine_region(bundle, gateway_place, calls, places, aws, resolve or addresses_of))
+        found = list(examine_region(bundle, gateway_place, calls, places, aws, resolve or addresses_of))
+        return [replace(finding, emulated=calls.emulated) for finding in found]
 
     if not asked:
         return ()
     with ThreadPoolExecutor(min(REGIONS_AT_ONCE, len(asked)), "doctor") as threads:
         return tuple(finding for found in threads.map(examine, asked) for finding in found)
+
+
+def has_credentials(session: Any) -> bool:
+    """Asked once: a session without credentials looks for them anew, with time-outs, for every client."""
+    try:
+        return session.get_credentials() is not None
+    except (BotoCoreError, ClientError, OSError, RuntimeError):
+        return False
 
 
 def examine_region(

@@ -23,8 +23,8 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,
     HTTPClientError,
-    NoCredentialsError,
     ProfileNotFound,
 )
 from botocore.loaders import Loader
@@ -49,6 +49,9 @@ NOT_BELIEVED: Final = frozenset(
 )  # fmt: skip
 
 
+NO_CREDENTIALS: Final = "NoCredentials"
+
+
 class HostNotPinned(Exception):
     """A request to a host other than the derived one; it was not sent."""
 
@@ -58,7 +61,6 @@ class Answered:
     """What AWS said. `ahead_s` is how far this clock is ahead of AWS's, where the answer told a time."""
 
     members: Mapping[str, Any]
-    emulated: bool = False
     ahead_s: float | None = None
 
 
@@ -72,7 +74,6 @@ class Unanswered:
     seen: str
     fix: str
     code: str | None = None
-    emulated: bool = False
     ahead_s: float | None = None
     bucket_region: str | None = None
 
@@ -106,12 +107,11 @@ class RegionCalls:
         client = self._clients.get(service)
         if client is None:
             seen = f"there is no `{service}` to ask"
-            return Unanswered(seen, "set DOUANE_BEDROCK=aws to ask AWS", emulated=self.emulated)
+            return Unanswered(seen, "set DOUANE_BEDROCK=aws to ask AWS")
         if operation not in client.meta.service_model.operation_names:
             return Unanswered(
                 f"the installed botocore {botocore.__version__} does not have `{operation}`",
                 "install a newer boto3 (botocore 1.44.5 has the call), or look in the console",
-                emulated=self.emulated,
             )
         if service in self._down:
             return self._down[service]
@@ -119,14 +119,14 @@ class RegionCalls:
         try:
             answer = call(client, operation, members)
         except ClientError as error:
+            if error.operation_name != operation:  # of a credential provider, such as AssumeRole
+                return Unanswered(
+                    f"no credentials: `{error.operation_name}` was refused",
+                    "check the role or the AWS profile in use",
+                    NO_CREDENTIALS,
+                )
             return self._refused(error, action, asked_s)
-        except NoCredentialsError:
-            return Unanswered(
-                "there are no AWS credentials",
-                "give this machine a role, a profile (`aws_profile`) or keys",
-                "NoCredentials",
-            )
-        except (HTTPClientError, HostNotPinned) as error:
+        except (ConnectionError, HTTPClientError, HostNotPinned) as error:
             host = urlsplit(client.meta.endpoint_url).netloc
             self._down[service] = found = Unanswered(
                 f"`{host}` cannot be reached (`{type(error).__name__}`)",
@@ -139,11 +139,13 @@ class RegionCalls:
                 f"`{operation}` failed (`{type(error).__name__}`)", "check the AWS profile in use"
             )
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        return Answered(answer, self._is_emulated(headers), self._ahead_s(headers, asked_s))
+        self._note(headers)
+        return Answered(answer, self._ahead_s(headers, asked_s))
 
     def _refused(self, error: ClientError, action: str, asked_s: float) -> Unanswered:
         code = str(error.response.get("Error", {}).get("Code", ""))
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        self._note(headers)
         if code in DENIED:
             seen, fix = f"not allowed to look (`{code}`)", f"allow the IAM action `{action}`"
         elif code in NOT_BELIEVED:
@@ -154,13 +156,12 @@ class RegionCalls:
             seen,
             fix,
             code,
-            self._is_emulated(headers),
             self._ahead_s(headers, asked_s),
             headers.get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region"),
         )
 
-    def _is_emulated(self, headers: Mapping[str, str]) -> bool:
-        return self.emulated or headers.get("x-douane-emulated") == "1"
+    def _note(self, headers: Mapping[str, str]) -> None:
+        self.emulated = self.emulated or headers.get("x-douane-emulated") == "1"
 
     def _ahead_s(self, headers: Mapping[str, str], asked_s: float) -> float | None:
         """This clock, half-way between question and answer, against the answer's `Date` (whole seconds)."""

@@ -25,20 +25,20 @@ def retention(region: str, reply: Reply, may_keep: MayKeep) -> Finding:
         return unknown(check, region, reply)
     mode = reply.members.get("mode")
     if mode == "none":
-        return Finding(check, region, Status.OK, "`none`: nothing is kept", "", reply.emulated)
+        return Finding(check, region, Status.OK, "`none`: nothing is kept")
     if mode in ("default", "inherit"):
         seen = f"`{mode}`: what is kept is each model's own rule, which AWS may change"
-        return Finding(check, region, Status.WARN, seen, ZERO, reply.emulated)
+        return Finding(check, region, Status.WARN, seen, ZERO)
     if mode == "aws_review":
         found = kept(region, may_keep)
         seen = f"`{mode}`: AWS keeps content in {region} to review it{found}"
         status = Status.FAIL if found else Status.WARN
-        return Finding(check, region, status, seen, ZERO, reply.emulated)
+        return Finding(check, region, status, seen, ZERO)
     if mode == "provider_data_share":
         seen = f"`{mode}`: content may be given to the model's maker"
     else:
         seen = f"`{mode}`, a mode that this version does not know"
-    return Finding(check, region, Status.FAIL, seen, ZERO, reply.emulated)
+    return Finding(check, region, Status.FAIL, seen, ZERO)
 
 
 def kept(region: str, may_keep: MayKeep) -> str:
@@ -72,34 +72,32 @@ def invocation_logging(
     config: Mapping[str, Any] = reply.members.get("loggingConfig") or {}
     watch = config.get("cloudWatchConfig")
     if not watch and not buckets:
-        yield Finding(check, region, Status.OK, "off", "", reply.emulated)
+        yield Finding(check, region, Status.OK, "off")
         return
     if config.get("textDataDeliveryEnabled", True) is False:
         seen = "on without text: who called which model when is logged, prompts and answers are not"
-        yield Finding(check, region, Status.WARN, seen, "turn it off, if nobody needs it", reply.emulated)
+        yield Finding(check, region, Status.WARN, seen, "turn it off, if nobody needs it")
         return
     if watch:
         # AWS accepts log groups of the same account and region only.
-        yield logged(region, f"log group `{watch['logGroupName']}`", region, may_keep, reply.emulated)
+        yield logged(region, f"log group `{watch['logGroupName']}`", region, may_keep)
     for name, located in buckets.items():
         lies_in = bucket_region(located)
         if lies_in is None:
             assert isinstance(located, Unanswered)
             seen = f"prompts go to bucket `{name}`, and where that lies is not known: {located.seen}"
-            yield Finding(
-                check, region, Status.UNKNOWN, seen, f"{located.fix}; or {NO_LOG}", located.emulated
-            )
+            yield Finding(check, region, Status.UNKNOWN, seen, f"{located.fix}; or {NO_LOG}")
         else:
-            yield logged(region, f"bucket `{name}`", lies_in, may_keep, reply.emulated)
+            yield logged(region, f"bucket `{name}`", lies_in, may_keep)
 
 
-def logged(region: str, target: str, lies_in: str, may_keep: MayKeep, emulated: bool) -> Finding:
+def logged(region: str, target: str, lies_in: str, may_keep: MayKeep) -> Finding:
     found = kept(lies_in, may_keep)
     seen = f"prompts and answers go to {target} in {lies_in}{found}"
     if found:
-        return Finding("invocation logging", region, Status.FAIL, seen, NO_LOG, emulated)
+        return Finding("invocation logging", region, Status.FAIL, seen, NO_LOG)
     fix = "the rules permit it; see who can read it"
-    return Finding("invocation logging", region, Status.WARN, seen, fix, emulated)
+    return Finding("invocation logging", region, Status.WARN, seen, fix)
 
 
 def bucket_region(reply: Reply) -> str | None:

@@ -40,7 +40,7 @@ def inference_profiles(region: str, used: Mapping[str, str], reply: Reply) -> It
             seen = f"place `{used[by_profile[0]]}` uses profile `{by_profile[0]}`"
             seen += f", which also answers in {', '.join(elsewhere)}" if elsewhere else ""
             fix = "name the model itself in `places.yaml`: a profile may answer anywhere"
-            yield Finding(check, region, Status.FAIL, seen, fix, reply.emulated)
+            yield Finding(check, region, Status.FAIL, seen, fix)
         elif elsewhere and (reachable := sorted(models & used.keys())):
             clear = False
             kind = "an application's" if profile.get("type") == "APPLICATION" else "AWS's"
@@ -49,10 +49,10 @@ def inference_profiles(region: str, used: Mapping[str, str], reply: Reply) -> It
                 f"from {', '.join(elsewhere)}; the bundle does not use it"
             )
             fix = "deny `bedrock:InvokeModel*` on `inference-profile/*` to the gateway's role"
-            yield Finding(check, region, Status.WARN, seen, fix, reply.emulated)
+            yield Finding(check, region, Status.WARN, seen, fix)
     if clear:
         seen = f"{len(profiles)} in this region, none for a model of the bundle"
-        yield Finding(check, region, Status.OK, seen, "", reply.emulated)
+        yield Finding(check, region, Status.OK, seen)
 
 
 def vpc_endpoint(region: str, reply: Reply) -> Iterator[Finding]:
