@@ -7,6 +7,7 @@ from typing import Final
 from gateway.doctor.calls import NO_CREDENTIALS, NOT_BELIEVED, Reply, Unanswered
 from gateway.doctor.finding import Finding, Status
 
+SKEW_TOLD_S: Final = 5.0  # a `Date` has whole seconds, and the way takes time
 SKEW_WARN_S: Final = 30.0
 SKEW_FAIL_S: Final = 240.0  # AWS refuses a signature that is 300 s off
 
@@ -35,7 +36,11 @@ def clock(region: str, reply: Reply) -> Finding:
         seen = "no answer told the time"
         return Finding("clock", region, Status.UNKNOWN, seen, "let the doctor reach AWS")
     off_s = round(abs(reply.ahead_s))
-    seen = f"{off_s} s {'ahead of' if reply.ahead_s > 0 else 'behind'} AWS" if off_s else "as AWS's"
+    seen = (
+        f"{off_s} s {'ahead of' if reply.ahead_s > 0 else 'behind'} AWS"
+        if off_s >= SKEW_TOLD_S
+        else "as AWS's"
+    )
     fix = "set this clock by NTP: AWS refuses signatures that are five minutes off"
     if off_s >= SKEW_FAIL_S:
         return Finding("clock", region, Status.FAIL, seen, fix)

@@ -28,6 +28,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 from botocore.loaders import Loader
+from botocore.parsers import ResponseParserError
 
 from gateway.doctor.endpoints import SERVICES, Endpoints
 from gateway.doctor.permissions import ACTIONS
@@ -133,6 +134,8 @@ class RegionCalls:
                 f"let this machine reach it, for example by a VPC endpoint for `{service}`",
             )
             return found
+        except ResponseParserError:
+            return Unanswered(f"what answers `{operation}` is not AWS", "look for a proxy in between")
         except (BotoCoreError, OSError, ValueError) as error:
             # Without its text: that of a credential provider may hold a path or an output.
             return Unanswered(
@@ -169,7 +172,7 @@ class RegionCalls:
             theirs_s = parsedate_to_datetime(headers.get("date", "")).replace(tzinfo=UTC).timestamp()
         except (TypeError, ValueError):
             return None
-        return (asked_s + self._now_s()) / 2 - theirs_s
+        return (asked_s + self._now_s()) / 2 - (theirs_s + 0.5)
 
 
 def call(client: Any, operation: str, members: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +216,7 @@ def pinned_client(session: Any, service: str, region: str, url: str) -> Any:
     def follow_no_bucket(params: dict[str, Any], **_: Any) -> None:
         params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
-    client.meta.events.register_first("before-send.*", require_host)
+    client.meta.events.register_last("before-send.*", require_host)
     client.meta.events.register("before-call.s3", follow_no_bucket)
     return client
 
