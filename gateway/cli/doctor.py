@@ -20,7 +20,6 @@ from gateway.doctor.examination import examine
 from gateway.doctor.finding import Finding, Report, Status
 from gateway.doctor.permissions import policy_document
 from gateway.opening import configured_prices, require_usable
-from gateway.policy.geography import aws_regions
 from gateway.policy.load import load_bundle
 from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTestsFailed
 from gateway.settings import SettingsInvalid, read_settings
@@ -54,7 +53,7 @@ def doctor(
         prices = Prices.load(configured=configured_prices(settings))
         bundle = require_usable(load_bundle(settings.policies), settings, prices)
         if iam_policy:
-            click.echo(json.dumps(policy_document(bundle.places.values(), aws_regions()), indent=2))
+            click.echo(json.dumps(policy_document(bundle.places.values()), indent=2))
             return
         report = examine(settings, bundle)
     except NOT_POSSIBLE as error:

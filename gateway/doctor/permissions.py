@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.places import Place
-from gateway.policy.geography import AwsRegion
 
 # Every call of the doctor; one that is not here is not made. All of them only read.
 ACTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
@@ -27,7 +26,7 @@ ACTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
 )
 
 
-def policy_document(places: Iterable[Place], regions: Mapping[str, AwsRegion]) -> dict[str, Any]:
+def policy_document(places: Iterable[Place]) -> dict[str, Any]:
     """An IAM policy with exactly the doctor's actions, in the regions of these Bedrock places only."""
     used = sorted({place.region for place in places if place.region})
     return {
