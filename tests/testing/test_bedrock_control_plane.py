@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import boto3
@@ -39,8 +38,8 @@ def session() -> boto3.Session:
 
 
 @pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    yield ControlPlane(ACCOUNT)
+def plane() -> ControlPlane:
+    return ControlPlane(ACCOUNT)
 
 
 async def ask(session: boto3.Session, running: Running, method: str, **members: Any) -> dict[str, Any]:
@@ -79,7 +78,7 @@ async def test_it_refuses_as_aws_does(session: boto3.Session, plane: ControlPlan
     emulator = Emulator(REGION, control_plane=denied)
     async with running_emulator(REGION, emulator=emulator) as running:
         with pytest.raises(botocore.exceptions.ClientError) as unknown:
-            await ask(session, running, "get_foundation_model", modelIdentifier="meta.llama3-8b-instruct-v1:0")
+            await ask(session, running, "get_foundation_model", modelIdentifier="another.model-1:0")
         with pytest.raises(botocore.exceptions.ClientError) as refused:
             await ask(session, running, "list_inference_profiles")
 
