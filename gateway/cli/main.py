@@ -15,6 +15,7 @@ COMMANDS = {
         "demo",
         "A short tour on this machine: spill-over, residency, cache, receipts.",
     ),
+    "doctor": ("gateway.cli.doctor", "doctor", "Check the AWS account and this machine; says what to fix."),
     "init": ("gateway.cli.init", "init", "Make the keys that a gateway needs."),
     "policy": ("gateway.cli.policy", "policy", "Check, test, prove, explain and export a policy bundle."),
     "receipt": ("gateway.cli.receipt", "receipt", "Verify receipts; make signing keys."),
