@@ -75,9 +75,7 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
         backends = Backends(settings, http, keys)
         backends.rebuild(bundle)
         if settings.log_place is None and DEFAULT_PLACE not in bundle.places:
-            logs.event(
-                "no_log_place", logging.WARNING, place=DEFAULT_PLACE
-            )  # so nothing of a request is logged
+            logs.event("no_log_place", logging.WARNING, place=DEFAULT_PLACE)  # no request is logged then
         sinks = open_sinks(settings, http, audit.replica, metrics)
         stack.push_async_callback(sinks.aclose)
 

@@ -1,5 +1,4 @@
-"""The default bundle with sinks: a content log and a collector of traces on the premises, both of them elsewhere
-too."""
+"""The default bundle with sinks: a content log and a collector of traces, on the premises and abroad."""
 
 from __future__ import annotations
 
