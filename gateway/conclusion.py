@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
-from gateway import logs
 from gateway.audit.base import Sealed
 from gateway.audit.records import End, Refused
 from gateway.audit.records import Tried as TriedRecord
@@ -56,9 +53,10 @@ async def conclude(
         if context.settings.audit_failure == "refuse":
             await leave(ending, usd, None, None, trail, context)
             raise
-        logs.event("audit_unavailable", logging.ERROR, request=trail.incoming.request_id)
+        context.sinks.log.event("audit_unavailable", trail, context)
         receipt = None
     await leave(ending, usd, cached, receipt_put(receipt, trail, context), trail, context)
+    context.sinks.ended(ending, trail, context)
     return receipt
 
 
@@ -238,6 +236,7 @@ async def refuse(error: DouaneError, trail: Trail, hangup: Hangup, context: Gate
     if hangup.happened:  # nobody is there to be told
         outcome: Outcome = "incomplete" if trail.processed else "refused"
         ending = Ending(outcome, CLIENT_GONE_STATUS, whole_answer(b""), "client_gone")
+    trail.delivered = [] if hangup.happened else [body]
     try:
         receipt = await conclude(ending, trail, context)
     except RecordUnavailable as unavailable:

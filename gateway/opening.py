@@ -34,6 +34,8 @@ from gateway.policy.prover import Prover
 from gateway.receipts.keys import load_signer
 from gateway.routing.health import Health
 from gateway.settings import Settings, SettingsInvalid
+from gateway.sinks.opening import open_sinks, wrong_places
+from gateway.sinks.request_log import DEFAULT_PLACE
 from gateway.store.base import Store
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
@@ -51,7 +53,7 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
     """Everything a request needs, open; closed in the reverse order.
 
     Raises what the parts raise when they cannot be opened: `PolicyInvalid`, `PolicyTestsFailed`,
-    `PolicyClaimsFailed`, `KeyFileInvalid`, `AuditUnusable`, `SettingsInvalid`.
+    `PolicyClaimsFailed`, `KeyFileInvalid`, `AuditUnusable`, `SinkUnusable`, `SettingsInvalid`.
     """
     clock = SystemClock()
     metrics = Metrics()
@@ -72,6 +74,10 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
         http = await stack.enter_async_context(open_http(tls=backend_tls(settings)))
         backends = Backends(settings, http, keys)
         backends.rebuild(bundle)
+        if settings.log_place is None and DEFAULT_PLACE not in bundle.places:
+            logs.event("no_log_place", logging.WARNING, place=DEFAULT_PLACE)  # no request is logged then
+        sinks = open_sinks(settings, http, audit.replica, metrics)
+        stack.push_async_callback(sinks.aclose)
 
         def put_in_force(bundle: Bundle) -> None:
             try:
@@ -111,6 +117,7 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
             signer=signer,
             prices=prices,
             metrics=metrics,
+            sinks=sinks,
             clock=clock,
             readiness=Readiness(),
             demo_keys=demo_keys,
@@ -171,7 +178,6 @@ def require_usable(bundle: Bundle, settings: Settings, prices: Prices) -> Bundle
     not be charged to a budget."""
     named = {
         "gateway_place": settings.gateway_place,
-        "audit_place": settings.audit_place,
         "terminator_place": settings.terminator_place,
     }
     problems = [
@@ -180,6 +186,7 @@ def require_usable(bundle: Bundle, settings: Settings, prices: Prices) -> Bundle
         for name, place in named.items()
         if place is not None and place not in bundle.places
     ]  # fmt: skip
+    problems += wrong_places(settings, bundle.places)
     priced = (
         "set `input_usd_per_million_tokens` and `output_usd_per_million_tokens` of the place under `backends`"
     )

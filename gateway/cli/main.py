@@ -17,6 +17,7 @@ COMMANDS = {
     ),
     "doctor": ("gateway.cli.doctor", "doctor", "Check the AWS account and this machine; says what to fix."),
     "init": ("gateway.cli.init", "init", "Make the keys that a gateway needs."),
+    "log": ("gateway.cli.log", "log", "Read the content log."),
     "policy": ("gateway.cli.policy", "policy", "Check, test, prove, explain and export a policy bundle."),
     "receipt": ("gateway.cli.receipt", "receipt", "Verify receipts; make signing keys."),
     "serve": ("gateway.cli.serve", "serve", "Run the gateway, and a local engine when a model is set."),

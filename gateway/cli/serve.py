@@ -23,6 +23,8 @@ from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTes
 from gateway.receipts.keys import SigningKeyInvalid
 from gateway.serving import serve as serve_gateway
 from gateway.settings import Settings, SettingsInvalid, read_settings
+from gateway.sinks.environment import forbidden_otel_variables
+from gateway.sinks.files import SinkUnusable
 from gateway.store.address import StoreMisconfigured
 from gateway.store.epochs import StateUnreadable
 from gateway.tenant_keys import KeyFileInvalid
@@ -36,6 +38,7 @@ NOT_STARTED = (
     KeyFileInvalid,
     SigningKeyInvalid,
     AuditUnusable,
+    SinkUnusable,
     EngineFailed,
     StoreMisconfigured,
     StateUnreadable,
@@ -98,11 +101,14 @@ def require_real(settings: Settings) -> None:
 
 
 def require_clean_environment(settings: Settings) -> None:
-    """Raises `SettingsInvalid` when a variable or AWS profile would send requests somewhere else."""
+    """Raises `SettingsInvalid` when a variable or AWS profile would send something somewhere else."""
+    problems: list[str] = []
     if settings.bedrock != "off":
-        problems = forbidden_environment(os.environ, aws_configuration(), settings.aws_profile)
-        if problems:
-            raise SettingsInvalid(tuple(problems))
+        problems += forbidden_environment(os.environ, aws_configuration(), settings.aws_profile)
+    if settings.trace_url is not None:
+        problems += forbidden_otel_variables(os.environ)
+    if problems:
+        raise SettingsInvalid(tuple(problems))
 
 
 def announce(settings: Settings, port: int) -> None:
