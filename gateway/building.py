@@ -23,6 +23,8 @@ from gateway.policy.bundle import Bundle
 from gateway.settings import BackendSettings, Settings, SettingsInvalid
 from gateway.tenant_keys import TenantKeys
 
+INSTANCE_METADATA_PROVIDER = "iam-role"  # botocore's name for it
+
 
 class Backends(Mapping[str, Backend]):
     """The backends by place id; built anew when another bundle comes into force."""
@@ -118,11 +120,15 @@ def aws_credentials(settings: Settings) -> AwsCredentials:
         return AwsCredentials(EmulatorSession())
     try:
         # The whole chain: profile, SSO, web identity, instance roles. The region is the place's.
-        return AwsCredentials(boto3.Session(profile_name=settings.aws_profile))
+        session = boto3.Session(profile_name=settings.aws_profile)
     except ProfileNotFound as error:
         raise SettingsInvalid(
             (f"{str(error).lower()}; name one of `~/.aws/config` in `aws_profile` or AWS_PROFILE",)
         ) from None
+    if not settings.aws_instance_role:
+        # Asked last, and on a machine outside AWS a question to an address that anybody may answer.
+        session._session.get_component("credential_provider").remove(INSTANCE_METADATA_PROVIDER)
+    return AwsCredentials(session)
 
 
 class EmulatorSession:

@@ -35,6 +35,12 @@ def forbidden_environment(
     return [*forbidden_variables(environ), *forbidden_profile_settings(in_use, profiles)]
 
 
+def forbidden_proxies(environ: Mapping[str, str]) -> list[str]:
+    """A message for each proxy that is set, whether or not anything is called that would obey it."""
+    named = sorted(name for name in environ if name.lower() in PROXIES and environ[name].strip())
+    return [f"`{name}` is set; {UNSET_PROXY}" for name in named]
+
+
 def forbidden_variables(environ: Mapping[str, str]) -> Iterator[str]:
     endpoints = {"AWS_ENDPOINT_URL", *OTHER_ENDPOINTS}
     endpoints |= {f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}" for service in USED_SERVICES}

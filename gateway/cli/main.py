@@ -15,6 +15,11 @@ COMMANDS = {
         "demo",
         "A short tour on this machine: spill-over, residency, cache, receipts.",
     ),
+    "egress": (
+        "gateway.cli.egress",
+        "egress",
+        "List every host that this gateway may connect to, for which place and why.",
+    ),
     "init": ("gateway.cli.init", "init", "Make the keys that a gateway needs."),
     "policy": ("gateway.cli.policy", "policy", "Check, test, prove, explain and export a policy bundle."),
     "receipt": ("gateway.cli.receipt", "receipt", "Verify receipts; make signing keys."),
