@@ -45,7 +45,7 @@ class EgressRefused(PermissionError):
         return self.text
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Egress:
     """Safe to use from any thread. Nothing is permitted before `put_in_force`.
 
