@@ -17,6 +17,7 @@ from gateway.backends.endpoint import Endpoint
 from gateway.backends.engine import engine_backend
 from gateway.backends.openai import OpenAIBackend
 from gateway.backends.signing import SigV4Signer
+from gateway.egress.destinations import host_and_port
 from gateway.openai import ChatRequest
 from gateway.places import BACKEND_KINDS, Place
 from gateway.policy.bundle import Bundle
@@ -79,7 +80,8 @@ class Backends(Mapping[str, Backend]):
             from gateway.backends.litellm_backend import LiteLLMBackend  # only where one is configured
 
             secret = given.secret.get_secret_value() if given.secret else None
-            return LiteLLMBackend(place, api_key=secret, api_base=given.url)
+            hosts = [host_and_port(name, "hosts")[0] for name in given.hosts]
+            return LiteLLMBackend(place, api_key=secret, api_base=given.url, hosts=hosts)
         if given.url is None:
             raise SettingsInvalid((f"`backends.{place.id}` has no `url`; add the server's base URL",))
         secret = given.secret.get_secret_value() if given.secret else None

@@ -17,7 +17,7 @@ except ImportError:  # there is none for Windows
 
 from gateway import logs
 from gateway.audit.directory import AuditUnusable
-from gateway.backends.environment import aws_configuration, forbidden_environment, forbidden_proxies
+from gateway.backends.environment import aws_configuration, forbidden_environment, forbidden_everywhere
 from gateway.egress.guard import Egress
 from gateway.egress.hook import install
 from gateway.egress.loop import guarded_loop
@@ -115,7 +115,7 @@ def require_clean_environment(settings: Settings) -> None:
     if settings.bedrock != "off":
         problems = forbidden_environment(os.environ, aws_configuration(), settings.aws_profile)
     else:
-        problems = forbidden_proxies(os.environ)
+        problems = forbidden_everywhere(os.environ)
     if problems:
         raise SettingsInvalid(tuple(problems))
 

@@ -186,7 +186,7 @@ def planted(world: World, trap: Trap) -> dict[str, Any]:
     """The same attempts with the guard up, then with the guard down."""
     report: dict[str, Any] = {}
     for name, environ in (("guarded", {}), ("unguarded", {"UNGUARDED": "1"})):
-        settings = settings_of(world, free_port())
+        settings = settings_of(world, free_port(), backends={})  # without litellm, which takes long to load
         with gateway(world, settings, name, "planted", **environ) as running:
             before = set(trap.seen())
 

@@ -11,15 +11,17 @@ import importlib
 import os
 import socket
 import sys
-import threading
 import urllib.request
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import boto3
 import httpx
 import requests
+import uvloop
 from botocore.config import Config
 from fastapi import FastAPI
 
@@ -35,20 +37,8 @@ def in_thread(attempt: Callable[[], object]) -> Callable[[], Awaitable[None]]:
     """The attempt in a thread of its own, as an unknown library would make it."""
 
     async def run() -> None:
-        met: list[BaseException] = []
-
-        def body() -> None:
-            try:
-                attempt()
-            except BaseException as error:
-                met.append(error)
-
-        thread = threading.Thread(target=body)
-        thread.start()
-        while thread.is_alive():
-            await asyncio.sleep(0.01)
-        if met:
-            raise met[0]
+        with ThreadPoolExecutor(1) as thread:
+            await asyncio.get_running_loop().run_in_executor(thread, attempt)
 
     return run
 
@@ -90,7 +80,7 @@ def by_reverse_dns() -> None:
 
 
 def by_urllib() -> None:
-    urllib.request.urlopen(f"https://urllib.{NAME}/", timeout=SHORT_S)  # noqa: S310
+    urllib.request.urlopen(f"https://urllib.{NAME}/", timeout=SHORT_S)
 
 
 def by_requests() -> None:
@@ -220,19 +210,11 @@ def with_attempts(make: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
     return create_app
 
 
-def without_guard() -> None:
-    import uvloop
-
-    serve.install = lambda egress: None  # type: ignore[assignment]
-    serve.guarded_loop = lambda egress: uvloop.new_event_loop  # type: ignore[assignment]
-
-
 def main() -> None:
-    from gateway import serving
-
-    serving.create_app = with_attempts(app.create_app)
+    mock.patch("gateway.serving.create_app", with_attempts(app.create_app)).start()
     if os.environ.pop("UNGUARDED", None):
-        without_guard()
+        mock.patch("gateway.cli.serve.install").start()
+        mock.patch("gateway.cli.serve.guarded_loop", return_value=uvloop.new_event_loop).start()
     serve.serve.main(sys.argv[1:], prog_name="douane serve")
 
 

@@ -1,4 +1,4 @@
-"""The world of one namespace: AWS, a provider, a house server and a Redis, under their real names and ports."""
+"""The world of a namespace: AWS, a provider, a house server and a Redis, under their real names and ports."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ HOUSE_PORT = 8443
 NAMESERVER = "198.51.100.53"
 ADDRESSES = sorted({address for address in NAMES.values() if address.startswith("10.")})
 
-PLACES = f"""
-  - {{id: mistral, kind: litellm, country: FR, operator: self, models: {{mistral-small: openai/mistral-small}}}}
-  - {{id: house, kind: openai, country: DE, operator: self, models: {{house-model: house}},
-     private_range: [10.77.0.0/16]}}
-  - {{id: rebound, kind: openai, country: DE, operator: self, models: {{rebound-model: house}},
-     private_range: [10.0.0.0/8]}}
+PLACES = """
+  - {id: mistral, kind: litellm, country: FR, operator: self,
+     models: {mistral-small: openai/mistral-small}}
+  - {id: house, kind: openai, country: DE, operator: self, models: {house-model: house},
+     private_range: [10.77.0.0/16]}
+  - {id: rebound, kind: openai, country: DE, operator: self, models: {rebound-model: house},
+     private_range: [10.0.0.0/8]}
 """
 ROUTE = """
   - id: {model}

@@ -47,6 +47,7 @@ def test_every_plain_field_can_be_set_by_its_variable() -> None:
         "audit_failure": "continue",
         "trusted_proxies": "10.0.0.0/8, ::1",
         "behind_proxy": "true",
+        "aws_instance_role": "true",
         "tls_cert": "cert.pem",
         "tls_key": "key.pem",
         "host": "::1",
