@@ -17,6 +17,8 @@ from gateway.backends.prices import Price, Prices
 from gateway.building import Backends
 from gateway.clock import SystemClock
 from gateway.context import GatewayContext, Readiness
+from gateway.egress.destinations import destinations
+from gateway.egress.guard import Egress
 from gateway.errors import RecordUnavailable
 from gateway.metrics import Metrics
 from gateway.places import BACKEND_KINDS
@@ -49,9 +51,12 @@ RETIRED_KEYS = "retired-keys"
 
 
 @asynccontextmanager
-async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> AsyncIterator[GatewayContext]:
+async def open_context(
+    settings: Settings, demo_keys: Mapping[str, str], egress: Egress | None = None
+) -> AsyncIterator[GatewayContext]:
     """Everything a request needs, open; closed in the reverse order.
 
+    `egress` is the guard of the whole process, where there is one; the shared client always has a guard.
     Raises what the parts raise when they cannot be opened: `PolicyInvalid`, `PolicyTestsFailed`,
     `PolicyClaimsFailed`, `KeyFileInvalid`, `AuditUnusable`, `SinkUnusable`, `SettingsInvalid`.
     """
@@ -59,6 +64,8 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
     metrics = Metrics()
     prices = Prices.load(configured=configured_prices(settings))
     prover = Prover()
+    egress = egress or Egress()
+    egress.register(metrics.registry)
 
     def load(directory: Path) -> Bundle:
         return require_usable(load_bundle(directory, prover), settings, prices)
@@ -69,9 +76,10 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
         signer = load_signer(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
         audit = open_file_audit(settings.state_dir / "audit", clock, settings.audit_durability)
         stack.push_async_callback(audit.aclose)
+        egress.put_in_force(await asyncio.to_thread(destinations, settings, bundle))
         store, store_place = await open_store(settings)
         stack.push_async_callback(store.aclose)
-        http = await stack.enter_async_context(open_http(tls=backend_tls(settings)))
+        http = await stack.enter_async_context(open_http(tls=backend_tls(settings), egress=egress))
         backends = Backends(settings, http, keys)
         backends.rebuild(bundle)
         if settings.log_place is None and DEFAULT_PLACE not in bundle.places:
@@ -81,7 +89,9 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
 
         def put_in_force(bundle: Bundle) -> None:
             try:
+                reachable = destinations(settings, bundle)
                 backends.rebuild(bundle)
+                egress.put_in_force(reachable)
             except (SettingsInvalid, ValueError) as error:
                 problem = Problem(
                     "places.yaml", 0, None, str(error), "the places and the settings must agree"

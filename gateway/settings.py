@@ -54,6 +54,9 @@ class BackendSettings(BaseModel):
 
     url: str | None = Field(default=None, description="Base URL of an engine or OpenAI-compatible server.")
     secret: SecretStr | None = Field(default=None, description="Bearer secret of that server.")
+    hosts: tuple[str, ...] = Field(
+        default=(), description="Further `host` or `host:port` that a `litellm` provider's client needs."
+    )
     input_usd_per_million_tokens: float | None = Field(
         default=None, ge=0, description="What a prompt costs here, where no price list says so."
     )
@@ -144,6 +147,9 @@ class Settings(BaseModel):
         description="`aws`: the bundle's Bedrock places; `emulator`: demo only, labelled as such.",
     )
     aws_profile: str | None = Field(default=None, description="AWS profile to take credentials from.")
+    aws_instance_role: bool = Field(
+        default=False, description="Ask the machine's metadata service (IMDS) for the role of the instance."
+    )
     emulator_urls: dict[str, str] = Field(
         default_factory=dict, description="Demo only: emulator URL by region."
     )
@@ -161,6 +167,10 @@ class Settings(BaseModel):
     )
     backends: dict[str, BackendSettings] = Field(
         default_factory=dict, description="Further backends, by place id."
+    )
+    egress: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further destinations, `host:port` to the id of the place that is reached there.",
     )
     ca_file: Path | None = Field(
         default=None, description="Authorities (PEM) that backends' certificates may also be of."

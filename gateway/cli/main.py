@@ -16,6 +16,11 @@ COMMANDS = {
         "A short tour on this machine: spill-over, residency, cache, receipts.",
     ),
     "doctor": ("gateway.cli.doctor", "doctor", "Check the AWS account and this machine; says what to fix."),
+    "egress": (
+        "gateway.cli.egress",
+        "egress",
+        "List every host that this gateway may connect to, for which place and why.",
+    ),
     "init": ("gateway.cli.init", "init", "Make the keys that a gateway needs."),
     "log": ("gateway.cli.log", "log", "Read the content log."),
     "policy": ("gateway.cli.policy", "policy", "Check, test, prove, explain and export a policy bundle."),

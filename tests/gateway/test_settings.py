@@ -49,6 +49,7 @@ def test_every_plain_field_can_be_set_by_its_variable() -> None:
         "behind_proxy": "true",
         "trace_url": "https://collector.test/v1/traces",
         "trace_content": "true",
+        "aws_instance_role": "true",
         "tls_cert": "cert.pem",
         "tls_key": "key.pem",
         "host": "::1",
