@@ -9,77 +9,41 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 
+from gateway.cli.difference import print_difference
+from gateway.cli.policy_command import (
+    DENIED,
+    DIRECTORY,
+    FAILED,
+    GOOD,
+    InvalidUsage,
+    PolicyGroup,
+    exit_invalid,
+    load_or_exit,
+    with_format,
+)
 from gateway.cli.proof import print_entrance, print_proof
 from gateway.facts import Facts
 from gateway.policy.cedar import export_cedar
+from gateway.policy.compare import compare
 from gateway.policy.entrances import entrances_of
 from gateway.policy.explain import Explanation, explain
 from gateway.policy.json_schema import schemas, write_schemas
-from gateway.policy.load import Loaded, compile_files
+from gateway.policy.load import Loaded
 from gateway.policy.problems import PolicyInvalid, Problem
 from gateway.policy.proof import prove
 from gateway.policy.runner import Run, run_cases
 from gateway.policy.source.cases import Known, RequestEntry, facts_of
 from gateway.policy.source.check import check as check_document
-from gateway.policy.source.directory import read_directory
 from gateway.policy.source.document import parse_document
-
-GOOD, FAILED, DENIED, INVALID = 0, 1, 2, 3
-
-
-class InvalidUsage(click.UsageError):
-    """A usage error; click's own would end with 2, which here means denied."""
-
-    exit_code = INVALID
-
-
-class PolicyCommand(click.Command):
-    """A command whose usage errors are invalid input, like any other."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as error:
-            raise InvalidUsage(error.format_message(), error.ctx) from None
-
-
-class PolicyGroup(click.Group):
-    command_class = PolicyCommand
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as error:
-            raise InvalidUsage(error.format_message(), error.ctx) from None
-
-    def resolve_command(
-        self, *args: Any, **kwargs: Any
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(*args, **kwargs)
-        except click.UsageError as error:
-            raise InvalidUsage(error.format_message(), error.ctx) from None
 
 
 @click.group(cls=PolicyGroup)
 def policy() -> None:
     """Check, test, prove, explain and export policy bundles."""
-
-
-def with_format(command: Callable[..., None]) -> Callable[..., None]:
-    """The option that every command has."""
-    return click.option(
-        "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
-    )(command)
-
-
-DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 
 
 @policy.command()
@@ -152,6 +116,26 @@ def prove_command(context: click.Context, directory: Path, form: str) -> None:
         for entrance in entrances:
             print_entrance(entrance, loaded.bundle)
     context.exit(GOOD if proof.holds else FAILED)
+
+
+@policy.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@with_format
+@click.pass_context
+def diff(context: click.Context, old: Path, new: Path, form: str) -> None:
+    """List what becomes allowed and denied from the bundle OLD to NEW, for every request that there could be.
+
+    Ends with 1 when anything is newly allowed: for a check on a change, see docs/policy-review.md.
+    """
+    before = load_or_exit(context, old, form, named=True)
+    after = load_or_exit(context, new, form, named=True)
+    found = compare(before, after)
+    if form == "json":
+        click.echo(json.dumps(found.wire(), indent=2))
+    else:
+        print_difference(found, before.bundle, after.bundle)
+    context.exit(FAILED if found.newly_allows else GOOD)
 
 
 @policy.command("explain")
@@ -235,26 +219,6 @@ def schema(out: Path | None, form: str) -> None:
         click.echo(json.dumps({"written": names}) if form == "json" else "\n".join(names))
     else:
         click.echo(json.dumps({name: json.loads(text) for name, text in schemas().items()}, indent=2))
-
-
-def load_or_exit(context: click.Context, directory: Path, form: str) -> Loaded:
-    """The compiled bundle, or the problems and exit status 3."""
-    try:
-        return compile_files(read_directory(directory))
-    except PolicyInvalid as error:
-        exit_invalid(context, error, form)
-
-
-def exit_invalid(context: click.Context, error: PolicyInvalid, form: str) -> NoReturn:
-    """Prints every problem and ends with status 3."""
-    if form == "json":
-        problems = [problem.wire() for problem in error.problems]
-        click.echo(json.dumps({"valid": False, "problems": problems}, indent=2))
-    else:
-        for problem in error.problems:
-            click.echo(problem.text(), err=True)
-    context.exit(INVALID)
-    raise AssertionError("exit returned")
 
 
 def read_request(path: Path, loaded: Loaded) -> Facts:
