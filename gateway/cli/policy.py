@@ -23,6 +23,7 @@ from gateway.cli.policy_command import (
     PolicyGroup,
     exit_invalid,
     load_or_exit,
+    read_or_exit,
     with_format,
 )
 from gateway.cli.proof import print_entrance, print_proof
@@ -32,6 +33,7 @@ from gateway.policy.compare import compare
 from gateway.policy.entrances import entrances_of
 from gateway.policy.explain import Explanation, explain
 from gateway.policy.json_schema import schemas, write_schemas
+from gateway.policy.lint import lint
 from gateway.policy.load import Loaded
 from gateway.policy.problems import PolicyInvalid, Problem
 from gateway.policy.proof import prove
@@ -51,10 +53,14 @@ def policy() -> None:
 @with_format
 @click.pass_context
 def check(context: click.Context, directory: Path, form: str) -> None:
-    """Check all of the bundle in DIR: files, names, geography, antitone labels, its examples and claims."""
-    loaded = load_or_exit(context, directory, form)
+    """Check all of the bundle in DIR: files, names, geography, antitone labels, its examples and claims.
+
+    What `lint` finds is shown as a warning.
+    """
+    files, loaded = read_or_exit(context, directory, form)
     run = run_cases(loaded.bundle, loaded.cases)
     proof = prove(loaded.bundle, loaded.claims)
+    findings = lint(files, loaded)
     bundle = loaded.bundle
     if form == "json":
         said = {
@@ -67,6 +73,8 @@ def check(context: click.Context, directory: Path, form: str) -> None:
             "classes": bundle.table.classes,
             "tests": run.wire(),
             "claims": proof.wire()["claims"],
+            "packs": [pack.name for pack in loaded.packs],
+            "warnings": [finding.wire() for finding in findings],
         }
         click.echo(json.dumps(said, indent=2))
     else:
@@ -75,9 +83,32 @@ def check(context: click.Context, directory: Path, form: str) -> None:
             f"{len(bundle.rules)} rules, {len(bundle.places)} places, {len(bundle.tenants)} tenants, "
             f"{bundle.table.classes} classes; more labels never permit more"
         )
+        if loaded.packs:
+            names = ", ".join(f"{pack.name} (version {pack.version})" for pack in loaded.packs)
+            click.echo(f"adopted packs: {names}")
         print_run(run, verbose=False)
         print_proof(proof, verbose=False)
+        for finding in findings:
+            click.echo(f"warning: {finding.problem.text()}")
     context.exit(GOOD if run.passed and proof.holds else FAILED)
+
+
+@policy.command("lint")
+@DIRECTORY
+@with_format
+@click.pass_context
+def lint_command(context: click.Context, directory: Path, form: str) -> None:
+    """List what in DIR does nothing: rules, hops, routes, labels, examples and claims. Ends with 1 if any."""
+    files, loaded = read_or_exit(context, directory, form)
+    findings = lint(files, loaded)
+    if form == "json":
+        said = {"clean": not findings, "findings": [finding.wire() for finding in findings]}
+        click.echo(json.dumps(said, indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.problem.text()} [{finding.kind}]")
+        click.echo(f"{len(findings)} findings" if findings else "clean: every line does something")
+    context.exit(FAILED if findings else GOOD)
 
 
 @policy.command()
