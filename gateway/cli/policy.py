@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from gateway.cli.difference import print_difference
+from gateway.cli.packs import add, packs
 from gateway.cli.policy_command import (
     DENIED,
     DIRECTORY,
@@ -27,6 +28,7 @@ from gateway.cli.policy_command import (
     with_format,
 )
 from gateway.cli.proof import print_entrance, print_proof
+from gateway.cli.runs import print_run
 from gateway.facts import Facts
 from gateway.policy.cedar import export_cedar
 from gateway.policy.compare import compare
@@ -37,7 +39,7 @@ from gateway.policy.lint import lint
 from gateway.policy.load import Loaded
 from gateway.policy.problems import PolicyInvalid, Problem
 from gateway.policy.proof import prove
-from gateway.policy.runner import Run, run_cases
+from gateway.policy.runner import run_cases
 from gateway.policy.source.cases import Known, RequestEntry, facts_of
 from gateway.policy.source.check import check as check_document
 from gateway.policy.source.document import parse_document
@@ -45,7 +47,11 @@ from gateway.policy.source.document import parse_document
 
 @click.group(cls=PolicyGroup)
 def policy() -> None:
-    """Check, test, prove, explain and export policy bundles."""
+    """Check, test, prove, compare, explain and export policy bundles."""
+
+
+policy.add_command(packs)
+policy.add_command(add)
 
 
 @policy.command()
@@ -159,9 +165,9 @@ def diff(context: click.Context, old: Path, new: Path, form: str) -> None:
 
     Ends with 1 when anything is newly allowed: for a check on a change, see docs/policy-review.md.
     """
-    before = load_or_exit(context, old, form, named=True)
-    after = load_or_exit(context, new, form, named=True)
-    found = compare(before, after)
+    old_files, before = read_or_exit(context, old, form, named=True)
+    new_files, after = read_or_exit(context, new, form, named=True)
+    found = compare(before, after, old_files, new_files)
     if form == "json":
         click.echo(json.dumps(found.wire(), indent=2))
     else:
@@ -277,19 +283,6 @@ def read_request(path: Path, loaded: Loaded) -> Facts:
     if facts is None:
         raise PolicyInvalid(problems)
     return facts
-
-
-def print_run(run: Run, *, verbose: bool) -> None:
-    """One line for each case (only the failing ones unless `verbose`), then a summary."""
-    for result in run.results:
-        if verbose or not result.passed:
-            click.echo(f"{'pass' if result.passed else 'FAIL'}  {result.case.name}")
-        for failure in result.failures:
-            click.echo(f"      {result.case.file}:{result.case.line}: {failure}")
-    failed = sum(not result.passed for result in run.results)
-    click.echo(f"{len(run.results) - failed} examples passed, {failed} failed")
-    for rule in run.unexercised:
-        click.echo(f"no example exercises `{rule}`")
 
 
 def print_explanation(found: Explanation) -> None:

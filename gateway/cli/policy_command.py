@@ -61,9 +61,9 @@ def with_format(command: Callable[..., None]) -> Callable[..., None]:
 DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 
 
-def load_or_exit(context: click.Context, directory: Path, form: str, *, named: bool = False) -> Loaded:
+def load_or_exit(context: click.Context, directory: Path, form: str) -> Loaded:
     """The compiled bundle, or the problems and exit status 3."""
-    return read_or_exit(context, directory, form, named=named)[1]
+    return read_or_exit(context, directory, form)[1]
 
 
 def read_or_exit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,8 @@ from gateway.policy.reading import order_kept
 from gateway.policy.routes import Route
 from gateway.policy.rules import Rule
 from gateway.policy.senders import callers
+from gateway.policy.source.directory import Files
+from gateway.policy.source.document import parse_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,8 @@ class Beside:
         return {"file": self.file, "text": self.text, "newly_allows": self.loosens}
 
 
-def changes(old: Loaded, new: Loaded) -> tuple[Beside, ...]:
-    """Every change of words, zones, places, tenants, rules, claims, examples and routes."""
+def changes(old: Loaded, new: Loaded, old_files: Files, new_files: Files) -> tuple[Beside, ...]:
+    """Every change of words, zones, places, tenants, detectors, rules, claims, examples and routes."""
     before, after = old.bundle, new.bundle
     return (
         *serial(before, after),
@@ -41,6 +44,7 @@ def changes(old: Loaded, new: Loaded) -> tuple[Beside, ...]:
         *zones(before, after),
         *places(before, after),
         *tenants(before, after),
+        *detectors(old_files, new_files),
         *rules(before.rules, after.rules),
         *claims(old.claims, new.claims),
         *examples(old, new),
@@ -73,6 +77,15 @@ def vocabulary(before: Bundle, after: Bundle) -> Iterator[Beside]:
 def zones(before: Bundle, after: Bundle) -> Iterator[Beside]:
     file, one, other = "zones.yaml", before.geography, after.geography
     yield from named(file, "union", one.unions, other.unions)
+    yield from named(file, "regime", one.regimes, other.regimes)
+    yield from named(file, "attestation", one.attestations, other.attestations)
+    yield from named(file, "operator", one.operators, other.operators)
+    for attestation in sorted(one.attestations.keys() & other.attestations.keys()):
+        then, since = one.attestations[attestation], other.attestations[attestation]
+        if then != since:
+            said = [("anyone" if who is None else words(who)) for who in (then, since)]
+            text = f"the attestation `{attestation}` may be claimed by `{said[1]}`, before by `{said[0]}`"
+            yield Beside(file, text)
     for union in sorted(one.unions.keys() & other.unions.keys()):
         yield from members(file, f"the union `{union}`", one.unions[union], other.unions[union])
     for region in sorted(one.regions.keys() & other.regions.keys()):
@@ -163,6 +176,29 @@ def unsaid(
     at = CALLER.index(what)
     return all(
         caller_facts(side[tenant, key])[at] == caller_facts(side[tenant, ""])[at] for side in (earlier, later)
+    )
+
+
+def detectors(old: Files, new: Files) -> Iterator[Beside]:
+    """What reads a request's text can only add labels, and hide what it finds. So a line more of it allows
+    nothing; a line less, or another one, lets some text carry less, which no list of labels can show."""
+    file = "detectors.yaml"
+    was, now = (lines_of(side, file) for side in (old, new))
+    for line in sorted(now - was):
+        yield Beside(file, f"added: {line}")
+    for line in sorted(was - now):
+        yield Beside(file, f"gone: {line}; texts that it found carry less", loosens=True)
+
+
+def lines_of(files: Files, name: str) -> frozenset[str]:
+    """Each entry of each list of a file, in one line; other values with their key."""
+    if name not in files.content:
+        return frozenset()
+    data = parse_document(name, files.content[name]).data
+    return frozenset(
+        f"`{key}: {json.dumps(entry, sort_keys=True)}`"
+        for key, value in data.items()
+        for entry in (value if isinstance(value, list) else [value])
     )
 
 

@@ -11,6 +11,7 @@ from gateway.policy.diff import Change, Group, gains
 from gateway.policy.entrances import Entrance, entrances_of
 from gateway.policy.load import Loaded
 from gateway.policy.senders import Carried, SenderChange, SenderGroup, sender_gains
+from gateway.policy.source.directory import Files
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Difference:
         }
 
 
-def compare(old: Loaded, new: Loaded) -> Difference:
+def compare(old: Loaded, new: Loaded, old_files: Files, new_files: Files) -> Difference:
     """All that differs between two bundles. Their examples and claims are not run."""
     before, after = old.bundle, new.bundle
     return Difference(
@@ -63,7 +64,7 @@ def compare(old: Loaded, new: Loaded) -> Difference:
         sent_allowed=sender_gains(before, after),
         sent_denied=sender_gains(after, before),
         entrances=differing_entrances(old, new),
-        beside=changes(old, new),
+        beside=changes(old, new, old_files, new_files),
     )
 
 
