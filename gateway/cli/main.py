@@ -23,7 +23,11 @@ COMMANDS = {
     ),
     "init": ("gateway.cli.init", "init", "Make the keys that a gateway needs."),
     "log": ("gateway.cli.log", "log", "Read the content log."),
-    "policy": ("gateway.cli.policy", "policy", "Check, test, prove, explain and export a policy bundle."),
+    "policy": (
+        "gateway.cli.policy",
+        "policy",
+        "Check, test, prove, compare, explain and export a policy bundle.",
+    ),
     "receipt": ("gateway.cli.receipt", "receipt", "Verify receipts; make signing keys."),
     "serve": ("gateway.cli.serve", "serve", "Run the gateway, and a local engine when a model is set."),
     "store": ("gateway.cli.store", "store", "Look after the store that gateways share."),
