@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.audit.base import Sealed
 from gateway.audit.records import End, Refused
 from gateway.audit.records import Tried as TriedRecord
@@ -31,10 +33,15 @@ def whole_answer(body: bytes) -> AnswerClaim:
 
 
 async def conclude(
-    ending: Ending, trail: Trail, context: GatewayContext, cached: Put | None = None
+    ending: Ending,
+    trail: Trail,
+    context: GatewayContext,
+    cached: Callable[[], Put | None] = lambda: None,
 ) -> str | None:
     """Records, signs, settles. Returns the receipt as a compact JWS; None when the caller is not known.
 
+    `cached` says what the cache may keep of the answer. It is asked at the last moment: while the end was
+    being recorded another bundle may have come into force.
     Raises `RecordUnavailable` when the end cannot be recorded and the operator wants no unrecorded answer.
     """
     if trail.concluded:  # cut off while it was being concluded: all that may be missing is to settle
@@ -55,7 +62,7 @@ async def conclude(
             raise
         context.sinks.log.event("audit_unavailable", trail, context)
         receipt = None
-    await leave(ending, usd, cached, receipt_put(receipt, trail, context), trail, context)
+    await leave(ending, usd, cached(), receipt_put(receipt, trail, context), trail, context)
     context.sinks.ended(ending, trail, context)
     return receipt
 

@@ -24,7 +24,7 @@ from gateway.receipts.assemble import Ending
 from gateway.receipts.delivery import stream_comment
 from gateway.receipts.digest import StreamDigest
 from gateway.receipts.receipt import AnswerClaim, CacheOrigin
-from gateway.residency import permitted_now
+from gateway.residency import authorised_now, permitted_now
 from gateway.routing.attempts import Reached, Tried, count_fault, release
 from gateway.store.base import Put
 from gateway.trail import Trail
@@ -44,7 +44,7 @@ async def deliver_answer(reached: Reached, trail: Trail, hangup: Hangup, context
     )
     trail.delivered = [body]
     ending = Ending("answered", 200, whole_answer(body), usage=answer.usage)
-    receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
+    receipt = await conclude(ending, trail, context, lambda: cache_put(kept, trail, context))
     return Reply(
         200, [*answer_headers(receipt, trail), *place_headers(place, answer.upstream.emulated)], body
     )
@@ -110,7 +110,7 @@ async def stream_answer(
                 place, stream.upstream, trail.answer_id, usage, tuple(parts), True, trail, context
             )
             ending = Ending("answered", 200, stream_claim(digest), usage=usage)
-            receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
+            receipt = await conclude(ending, trail, context, lambda: cache_put(kept, trail, context))
             yield receipt_comment(receipt) + DONE
             return
         assert failure is not None
@@ -145,6 +145,12 @@ async def deliver_cached(
     """A cached answer, plain or replayed as a stream; recorded and signed like any other."""
     assert trail.chat is not None
     await hangup.after(record_begin(trail, context))
+    if not authorised_now(cached, trail, context):
+        raise errors.PermittedBackendUnavailable(
+            "the policy changed while this request was under way: its cached answer may not be told now; "
+            "send it again",
+            retry_after_s=1,
+        )
     hangup.disarm()
     origin = cached.origin
     headers: Headers = place_headers(trail.bundle.places[origin.place], origin.emulated)

@@ -10,7 +10,7 @@ from gateway.conversation import known_names
 from gateway.facts import Caller, Limits, above_ceiling
 from gateway.places import Action
 from gateway.policy.bundle import Bundle
-from gateway.residency import permitted_now
+from gateway.residency import authorised_now
 from gateway.routing.hedge import calls_at_once
 from gateway.sinks.timing import Timing
 from gateway.store.base import Entered, Entry, Reservation
@@ -161,9 +161,10 @@ def usable(sealed: bytes, trail: Trail, context: GatewayContext) -> CachedAnswer
     """The cached answer, if it is one, and if today's bundle still permits it to be told."""
     assert trail.cache_key is not None and trail.caller is not None and trail.permitted is not None
     cached = open_entry(sealed, trail.cache_key, trail.caller.tenant, context.tenant_keys)
-    if cached is not None and all(
-        authorised(cached, permitted, context.store_place)
-        for permitted in (trail.permitted, permitted_now(trail, context))
+    if (
+        cached is not None
+        and authorised(cached, trail.permitted, context.store_place)
+        and authorised_now(cached, trail, context)
     ):
         return cached
     return None

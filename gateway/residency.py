@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway import errors
+from gateway.cache import CachedAnswer, authorised
 from gateway.context import GatewayContext
 from gateway.facts import Facts
 from gateway.places import Action
@@ -30,6 +31,13 @@ def permitted_now(trail: Judged, context: GatewayContext) -> Permitted:
     if current.revision == trail.permitted.revision:
         return trail.permitted
     return permit(trail.facts, current)
+
+
+def authorised_now(cached: CachedAnswer, trail: Trail, context: GatewayContext) -> bool:
+    """Whether the bundle in force permits this copy too: made at the very place, not merely at its name."""
+    place = cached.origin.place
+    same = context.policies.current.places.get(place) == trail.bundle.places.get(place)
+    return same and authorised(cached, permitted_now(trail, context), context.store_place)
 
 
 def require_permitted(trail: Trail, context: GatewayContext) -> None:
