@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
-from gateway import logs
 from gateway.audit.base import Sealed
 from gateway.audit.records import End, Refused
 from gateway.audit.records import Tried as TriedRecord
@@ -35,16 +33,19 @@ def whole_answer(body: bytes) -> AnswerClaim:
 
 
 async def conclude(
-    ending: Ending, trail: Trail, context: GatewayContext, puts: Callable[[], tuple[Put, ...]] = tuple
+    ending: Ending,
+    trail: Trail,
+    context: GatewayContext,
+    cached: Callable[[], Put | None] = lambda: None,
 ) -> str | None:
     """Records, signs, settles. Returns the receipt as a compact JWS; None when the caller is not known.
 
-    `puts` says what the store may keep of the answer. It is asked at the last moment: while the end was being
-    recorded another bundle may have come into force.
+    `cached` says what the cache may keep of the answer. It is asked at the last moment: while the end was
+    being recorded another bundle may have come into force.
     Raises `RecordUnavailable` when the end cannot be recorded and the operator wants no unrecorded answer.
     """
     if trail.concluded:  # cut off while it was being concluded: all that may be missing is to settle
-        await leave(ending, spent_usd(ending, trail, context), (), trail, context)
+        await leave(ending, spent_usd(ending, trail, context), None, None, trail, context)
         return None
     count(ending, trail, context)
     if trail.caller is None:
@@ -57,11 +58,12 @@ async def conclude(
     except RecordUnavailable:
         trail.concluded = False
         if context.settings.audit_failure == "refuse":
-            await leave(ending, usd, (), trail, context)
+            await leave(ending, usd, None, None, trail, context)
             raise
-        logs.event("audit_unavailable", logging.ERROR, request=trail.incoming.request_id)
+        context.sinks.log.event("audit_unavailable", trail, context)
         receipt = None
-    await leave(ending, usd, (*puts(), *receipt_put(receipt, trail, context)), trail, context)
+    await leave(ending, usd, cached(), receipt_put(receipt, trail, context), trail, context)
+    context.sinks.ended(ending, trail, context)
     return receipt
 
 
@@ -127,23 +129,26 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
 
 
 async def leave(
-    ending: Ending, usd: float, puts: tuple[Put, ...], trail: Trail, context: GatewayContext
+    ending: Ending, usd: float, cached: Put | None, receipt: Put | None, trail: Trail, context: GatewayContext
 ) -> None:
-    """Settles the reservation and writes taint and values, in one round trip; nothing after a cache hit."""
+    """Settles the reservation, marks the answer and puts values, in one round trip. Nothing after a cache
+    hit: its answer was marked as it was found."""
     if trail.reservation is None or trail.facts is None or trail.conversation is None or trail.caller is None:
         return
     reservation, trail.reservation = trail.reservation, None
     labels = known_names(trail.facts.labels, trail.bundle.vocabulary)
-    context.taints.remember(trail.conversation, labels)
+    answer = (trail.answer_mark,) if trail.answer_mark is not None else ()
+    context.taints.remember((*trail.conversation.marks, *answer), labels)
     await context.store.leave(
         Leaving(
             tenant=trail.caller.tenant,
             reservation=reservation,
             used_tokens=used_tokens(ending, trail),
             used_usd_nano=round(usd * NANO),
-            conversation=trail.conversation,
             labels=labels,
-            puts=puts,
+            answer=trail.answer_mark,
+            cached=cached,
+            puts=(receipt,) if receipt is not None else (),
         )
     )
 
@@ -178,19 +183,19 @@ def spent_usd(ending: Ending, trail: Trail, context: GatewayContext) -> float:
     return sum(context.prices.cost_usd(place, model, usage) for place, usage in billed(ending, trail))
 
 
-def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> tuple[Put, ...]:
+def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> Put | None:
     """The receipt, sealed under its tenant's key, to be fetched by id: where the store may keep records."""
     ttl_s = context.settings.receipt_ttl_s
     if receipt is None or trail.caller is None or trail.permitted is None or not ttl_s:
-        return ()
+        return None
     if context.store_place is None or not all(
         permitted.allows(Action.RECORD, context.store_place)
         for permitted in (trail.permitted, permitted_now(trail, context))
     ):
-        return ()
+        return None
     key = storage_key(trail.receipt_id)
     sealed = context.tenant_keys.seal(trail.caller.tenant, key.encode(), receipt.encode())
-    return (Put(key, sealed, ttl_s),)
+    return Put(key, sealed, ttl_s)
 
 
 def count(ending: Ending, trail: Trail, context: GatewayContext) -> None:
@@ -238,6 +243,7 @@ async def refuse(error: DouaneError, trail: Trail, hangup: Hangup, context: Gate
     if hangup.happened:  # nobody is there to be told
         outcome: Outcome = "incomplete" if trail.processed else "refused"
         ending = Ending(outcome, CLIENT_GONE_STATUS, whole_answer(b""), "client_gone")
+    trail.delivered = [] if hangup.happened else [body]
     try:
         receipt = await conclude(ending, trail, context)
     except RecordUnavailable as unavailable:

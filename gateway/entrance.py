@@ -12,6 +12,7 @@ from gateway.places import Action
 from gateway.policy.bundle import Bundle
 from gateway.residency import authorised_now
 from gateway.routing.hedge import calls_at_once
+from gateway.sinks.timing import Timing
 from gateway.store.base import Entered, Entry, Reservation
 from gateway.trail import Trail
 
@@ -83,6 +84,7 @@ async def enter(trail: Trail, context: GatewayContext) -> Entered:
     at_ceiling = vocabulary.within(trail.caller.ceiling, trail.facts.labels)
     # A name that today's vocabulary lacks is never among the labels of `facts`; the ceiling stands for it.
     stale = trail.taint if at_ceiling else frozenset()
+    asked_s = context.clock.monotonic_s()
     entered = await context.store.enter(
         Entry(
             tenant=trail.caller.tenant,
@@ -93,6 +95,7 @@ async def enter(trail: Trail, context: GatewayContext) -> Entered:
             cache_key=trail.cache_key,
         )
     )
+    trail.timings.append(Timing("store", asked_s, context.clock.monotonic_s()))
     trail.taint |= entered.taint
     if entered.accepted and entered.overrun is None and entered.cached is None:
         trail.reservation = reservation

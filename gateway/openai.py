@@ -231,6 +231,11 @@ def parse_chat(body: bytes) -> ChatRequest:
     for field in REFUSED.keys() & wire.keys():
         if wire[field] is not None and not (field == "modalities" and wire[field] == ["text"]):
             raise UnsupportedParameter(f"`{field}` is not supported: {REFUSED[field]}", param=field)
+    if wire.get("store") is True:
+        raise UnsupportedParameter(
+            "`store` may not be true: no answer is kept to be fetched later; leave it out or send false",
+            param="store",
+        )
     if not REFUSED.keys().isdisjoint(wire):
         wire = {field: value for field, value in wire.items() if field not in REFUSED}
     try:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from gateway import errors
 from gateway.cache import CachedAnswer, authorised
 from gateway.context import GatewayContext
+from gateway.facts import Facts
 from gateway.places import Action
 from gateway.policy.alternative import nearest_alternative
 from gateway.policy.permit import Permitted, permit
 from gateway.trail import Trail
 
 
-def permitted_now(trail: Trail, context: GatewayContext) -> Permitted:
+class Judged(Protocol):
+    """Whatever is known of a request that has been judged: its trail, or what a sink keeps of it."""
+
+    @property
+    def facts(self) -> Facts | None: ...
+
+    @property
+    def permitted(self) -> Permitted | None: ...
+
+
+def permitted_now(trail: Judged, context: GatewayContext) -> Permitted:
     """What the bundle in force permits: a copy must suit it as well as the one the request came in under."""
     assert trail.permitted is not None and trail.facts is not None
     current = context.policies.current

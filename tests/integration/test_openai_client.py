@@ -101,6 +101,31 @@ def test_a_history_with_tool_calls_and_reasoning_is_taken(sdk: OpenAI, regions: 
     assert regions.received() == {}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_would_be_stored_is_refused_by_name(
+    sdk: OpenAI, regions: Regions, stream: bool
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.chat.completions.create(
+            model="gpt-oss-20b", messages=MESSAGES, store=True, metadata={"topic": "x"}, stream=stream
+        )
+
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "store")
+    said: Any = refused.value.body
+    assert said["message"] == (
+        "`store` may not be true: no answer is kept to be fetched later; leave it out or send false"
+    )
+    assert regions.received() == {}
+
+
+def test_a_tenants_own_note_about_storing_is_not_a_wish_to_store(sdk: OpenAI) -> None:
+    answer = sdk.chat.completions.create(
+        model="gpt-oss-20b", messages=MESSAGES, metadata={"store": "true"}, store=False, max_tokens=20
+    )
+
+    assert answer.choices[0].finish_reason in ("stop", "length")
+
+
 def test_the_models_are_those_that_this_caller_may_use(gateway: GatewayProcess, sdk: OpenAI) -> None:
     with client(gateway, GLOBEX) as globex:
         assert [model.id for model in globex.models.list()] == ["gpt-oss-20b"]

@@ -19,6 +19,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from gateway.testing.bedrock import answers, eventstream, quirks
+from gateway.testing.bedrock.control_plane import ControlPlane, Question
 from gateway.testing.bedrock.errors import NAMESPACE, AwsError
 from gateway.testing.bedrock.faults import Fault, FaultQueue
 from gateway.testing.bedrock.ledger import Control, Ledger, Received, digest
@@ -53,6 +54,7 @@ class Emulator:
     ledger: Ledger = field(default_factory=Ledger)
     faults: FaultQueue = field(default_factory=FaultQueue)
     model: ServiceModel = field(default_factory=ServiceModel)
+    control_plane: ControlPlane = field(default_factory=ControlPlane)
     quota: TokenQuota = field(default_factory=lambda: TokenQuota(None, time.monotonic))
     now: Callable[[], datetime] = utc_now
     token_delay_s: float = 0.0
@@ -74,6 +76,9 @@ class Emulator:
         """Answers one Bedrock request and writes it into the ledger before the first byte of the answer."""
         request_id = str(uuid.uuid4())
         found = self.model.match(request.method, request.target)
+        if found is None and (question := self.control_plane.match(request.method, request.target)):
+            await self.tell(request, question, send, request_id)
+            return
         fault: Fault | None = None
         try:
             call = self.admit(request, found)
@@ -91,6 +96,19 @@ class Emulator:
             await self.answer(scope, call, reply, fault, send, request_id)
         finally:
             self.quota.settle(booking, reply.input_tokens + reply.output_tokens)
+
+    async def tell(self, request: WireRequest, question: Question, send: Send, request_id: str) -> None:
+        """Answers one question about the account and writes it into the ledger."""
+        asked = (question.operation, question.model_id)
+        try:
+            verify(request, self.keys, self.region, self.now())
+            told = self.control_plane.answer(question, self.region, quirks.served_models(self.region))
+        except AwsError as error:
+            self.record(request, asked, error.status, error.code, None)
+            await send_error(send, error, request_id)
+            return
+        self.record(request, asked, 200, None, None)
+        await send_whole(send, 200, orjson.dumps(told), request_id)
 
     def admit(self, request: WireRequest, found: tuple[str, str] | None) -> Call:
         """The call, when everything about it is in order. Raises AwsError."""
@@ -183,7 +201,7 @@ class Emulator:
     def record(
         self,
         request: WireRequest,
-        found: tuple[str, str] | None,
+        found: tuple[str, str | None] | None,
         status: int,
         error: str | None,
         fault: Fault | None,

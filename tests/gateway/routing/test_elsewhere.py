@@ -10,12 +10,24 @@ import pytest
 from gateway import errors
 from gateway.backends import base
 from gateway.backends.base import Chunk, Refused
+from gateway.backends.converse_answer import StreamTranslator
 from tests.gateway.routing.scripted import NAMES, UPSTREAM, USAGE, WORD, Batch, Run, all_that_can_run, answer
 
 ENGINE, FRANKFURT, MILAN = NAMES
 ROLE = Chunk(b'{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}')
 CUT = Chunk(b'{"choices":[{"index":0,"delta":{},"finish_reason":"content_filter"}]}', "content_filter")
 USED = Chunk(b'{"choices":[],"usage":{}}', None, USAGE)
+
+
+def from_bedrock(stop_reason: str) -> Batch:
+    """A stream of Bedrock's without content, as one batch."""
+    translator = StreamTranslator("req", "gpt-oss-20b", 1)
+    usage = {"inputTokens": USAGE.prompt_tokens, "outputTokens": USAGE.completion_tokens, "totalTokens": 10}
+    return (
+        *translator.translate("messageStart", {"role": "assistant"}),
+        *translator.translate("messageStop", {"stopReason": stop_reason}),
+        *translator.translate("metadata", {"usage": usage}),
+    )
 
 
 def too_long() -> Refused:
@@ -141,6 +153,8 @@ async def test_a_plain_answer_that_a_filter_cut_is_tried_elsewhere_and_what_it_u
         ([(CUT, USED)], USAGE),
         ([(ROLE,), (CUT,), (USED,)], USAGE),
         ([(ROLE, CUT)], None),
+        ([from_bedrock("content_filtered")], USAGE),
+        ([from_bedrock("guardrail_intervened")], USAGE),
     ],
 )
 async def test_a_stream_that_a_filter_ends_before_any_content_is_tried_at_the_next_place(
