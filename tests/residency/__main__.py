@@ -1,7 +1,9 @@
-"""`python -m tests.residency SEED [--cases N]`: searches worlds of a seed, and prints what was seen and found.
+"""`python -m tests.residency SEED [--cases N]`: searches worlds of a seed, prints what was seen and found.
 
-`python -m tests.residency --world SEED/NUMBER`: plays one world again, and makes it as small as still fails.
+`python -m tests.residency --world SEED/NUMBER`: plays one world again, made as small as still fails.
 """
+
+# ruff: noqa: T201 (it is run by hand)
 
 from __future__ import annotations
 

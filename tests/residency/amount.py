@@ -1,4 +1,4 @@
-"""How much is searched: what `make test` has time for; `make prove` sets both variables, to more and elsewhere.
+"""How much is searched: what `make test` has time for; `make prove` says more, and elsewhere, by variables.
 
 They are no settings of the gateway, whose `DOUANE_` variables no test sees.
 """

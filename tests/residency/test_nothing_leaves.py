@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.timeout(900)  # thousands of requests, once
 @pytest.fixture(scope="module")
 def found() -> Found:
     found = asyncio.run(search(SEED, CASES))
-    print(f"seed `{SEED}`\n{report(found.seen)}")
+    sys.stderr.write(f"seed `{SEED}`\n{report(found.seen)}\n")
     return found
 
 
