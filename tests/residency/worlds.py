@@ -400,7 +400,7 @@ class Maker:
     def script(self) -> tuple[str, ...]:
         """Mostly nothing goes wrong; else a few things in a row, so that several places are tried."""
         if not self.happens("fault"):
-            return ("cut later",) if self.chance.random() < 0.15 else ()
+            return ("cut later",) if self.chance.random() < 0.4 else ()
         faults = [self.one(PASSED_ON if self.chance.random() < 0.85 else FAULTS)]
         if self.hedging and self.happens("slow"):
             faults[:0] = ["slow"] * self.one([1, 1, 2])
