@@ -15,7 +15,6 @@ from gateway.routing.attempt import Attempt
 from gateway.routing.health import UNKNOWN, BackendState
 from gateway.routing.kind import Kind
 
-
 NONE: Final[frozenset[str]] = frozenset()
 
 
