@@ -1,11 +1,11 @@
-"""Metrics are words of ours and of the bundle's, and as many of them as there are: nobody who calls adds any."""
+"""Metrics are words of ours and of the bundle's, and so many of them: nobody who calls adds any."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -31,7 +31,7 @@ def every_fault(fault: type[BackendFault]) -> set[str]:
 
 def odd(token: str, number: int) -> Client:
     """A request with a token in one of the places where a caller may put words."""
-    fields: list[dict[str, object]] = [
+    fields: list[dict[str, Any]] = [
         {"model": token},
         {token: 1},
         {"user": token},

@@ -107,9 +107,9 @@ def test_the_command_prints_what_a_terminal_cannot_obey(written: Path) -> None:
     first, second = (json.loads(line) for line in done.stdout.splitlines())
 
     assert done.exit_code == 0
-    assert first["request"] == {"asked": "\x1b[31m"}
-    assert first["answer"] == {"said": 1}
-    assert (second["detail"], "answer" in second) == ("metadata", False)
+    assert first["request"] == second["request"] == "req_1"
+    assert first["content"] == {"request": {"asked": "\x1b[31m"}, "answer": {"said": 1}}
+    assert (second["detail"], second["content"]) == ("metadata", None)
     assert "\x1b" not in done.stdout
 
 
