@@ -65,7 +65,7 @@ def test_each_backend_the_engine_and_the_store_are_listed_by_their_place(bundle:
         redis_url="rediss://user:password@redis.internal:6380/0",
         backends={
             "house": {"url": "https://vllm.internal:8443", "secret": SECRET},
-            "mistral": {"url": "https://API.mistral.ai/v1", "hosts": ["auth.mistral.ai", "[2001:db8::1]:8443"]},
+            "mistral": {"url": "https://API.mistral.ai/v1", "hosts": ["auth.mistral.ai", "[2001:db8::1]:84"]},
         },
         egress={"otel.internal:4318": "logs"},
     )  # fmt: skip
@@ -76,7 +76,7 @@ def test_each_backend_the_engine_and_the_store_are_listed_by_their_place(bundle:
         "vllm.internal:8443": "house",
         "api.mistral.ai:443": "mistral",
         "auth.mistral.ai:443": "mistral",
-        "[2001:db8::1]:8443": "mistral",
+        "[2001:db8::1]:84": "mistral",
         "otel.internal:4318": "logs",
     }
 
