@@ -200,7 +200,9 @@ def varied(draw: st.DrawFn, bundle: Bundle) -> Bundle:
         places[moved] = replace(places[moved], country=country, zones=ZONES[country] | {country})
     if not draw(st.integers(0, 5)) and len(places) > 1:
         del places[draw(st.sampled_from(sorted(places)))]
-    tenants, callers, keys = {}, {}, {}
+    tenants: dict[str, Tenant] = {}
+    callers: dict[str, Caller] = {}
+    keys: dict[str, tuple[str, str]] = {}
     for tenant in bundle.tenants.values():
         if tenants and not draw(st.integers(0, 5)):
             continue
