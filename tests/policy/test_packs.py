@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from click.testing import CliRunner, Result
@@ -43,10 +44,10 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(policy, [str(argument) for argument in arguments], prog_name="douane policy")
 
 
-def with_pack(files: Mapping[str, bytes] | None = None, **changed: bytes) -> dict[str, bytes]:
-    """The default bundle with a pack of its own, or with these of its files changed."""
+def with_pack(changed: Mapping[str, bytes] = MappingProxyType({})) -> dict[str, bytes]:
+    """The default bundle with a pack of its own, and with these files."""
     pack = {"adopted/own/pack.yaml": PACK, "adopted/own/residency/rules.yaml": RULE}
-    return {**(default_files() if files is None else files), **pack, **changed}
+    return {**default_files(), **pack, **changed}
 
 
 def ready_for(pack: str) -> dict[str, bytes]:
@@ -238,14 +239,14 @@ def test_check_names_the_adopted_packs(tmp_path: Path) -> None:
 
 
 def test_a_pack_is_part_of_the_revision() -> None:
-    one, other = Files(with_pack()), Files(with_pack(**{"adopted/own/residency/rules.yaml": RULE + b"\n"}))
+    one, other = Files(with_pack()), Files(with_pack({"adopted/own/residency/rules.yaml": RULE + b"\n"}))
 
     assert len({one.revision, other.revision, Files(default_files()).revision}) == 3
 
 
 def test_a_claim_of_a_pack_is_proven_over_the_bundle_that_adopts_it() -> None:
     claims = b"- {id: own-claim, basis: b, never: [infer], when: {labels_any: [health], purpose_in: [care]}}"
-    loaded = compiled(with_pack(**{"adopted/own/claims.yaml": claims}))
+    loaded = compiled(with_pack({"adopted/own/claims.yaml": claims}))
 
     (broken,) = [result for result in prove(loaded.bundle, loaded.claims).results if not result.holds]
     assert (broken.claim.file, broken.claim.line) == ("adopted/own/claims.yaml", 1)
@@ -292,7 +293,7 @@ PERMIT = b"- {id: own-permit, permit: [infer]}"
 def test_what_is_wrong_with_a_pack_is_said_with_its_file(
     name: str, content: bytes, message: str, hint: str
 ) -> None:
-    (problem,) = problems_of(with_pack(**{name: content}))
+    (problem,) = problems_of(with_pack({name: content}))
 
     assert (problem.file, problem.line, problem.message, problem.hint) == (name, 1, message, hint)
 
@@ -317,7 +318,7 @@ def test_what_is_wrong_with_a_pack_is_said_with_its_file(
     ],
 )  # fmt: skip
 def test_nothing_of_a_pack_is_overlooked(tmp_path: Path, name: str, message: str, hint: str) -> None:
-    bundle = write(with_pack(**{name: b"x: 1"}), tmp_path)
+    bundle = write(with_pack({name: b"x: 1"}), tmp_path)
 
     with pytest.raises(PolicyInvalid) as raised:
         read_directory(bundle)
@@ -344,10 +345,7 @@ def test_a_pack_that_is_not_whole_is_refused(tmp_path: Path, gone: str, message:
 
 
 def test_a_pack_cannot_take_the_name_of_a_rule_that_the_bundle_has() -> None:
-    files = default_files()
-    files["residency/95-own.yaml"] = RULE
-
-    (problem,) = problems_of(with_pack(files))
+    (problem,) = problems_of(with_pack({"residency/95-own.yaml": RULE}))
 
     assert problem.message == "`own-rule` is already a rule, at residency/95-own.yaml:1"
 
