@@ -63,7 +63,9 @@ LOCK_ARGS ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header --no-annotate $(LOCK_ARGS)
 COMMON := --extra engine --override requirements/no-torch.txt --no-emit-package torch --no-emit-package triton
-lock: venv-dev ## new requirements/*.txt with hashes from pyproject.toml and requirements/*.in
+# Not `venv-dev`: that would install the old pins beside a changed pyproject.toml first, which cannot agree.
+lock: ## new requirements/*.txt with hashes from pyproject.toml and requirements/*.in
+	@test -x $(BIN)/uv || $(MAKE) venv-dev
 	$(LOCK) pyproject.toml requirements/run.in $(COMMON) -o requirements/run.txt
 	$(LOCK) pyproject.toml requirements/run.in requirements/dev.in $(COMMON) -c requirements/run.txt -o requirements/dev.txt
 	$(LOCK) requirements/cpu.in -o requirements/cpu.txt

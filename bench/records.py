@@ -97,7 +97,7 @@ def begin() -> Begin:
 
 
 def end() -> End:
-    tried = (Tried("local-engine", "saturated"), Tried(PLACE.id, "answered", UPSTREAM))
+    tried = (Tried("local-engine", "saturated", "first"), Tried(PLACE.id, "answered", "spill", UPSTREAM))
     return End(
         "req_" + "0" * 32, 1, "acme-de", "answered", 200, tried, "miss", "rcpt_" + "0" * 32, None, USAGE,
         812_240, "d" * 64,
@@ -134,8 +134,8 @@ def receipt(audit: FileAudit) -> Receipt:
         policy=PolicyClaim(REVISION, 7, RULES),
         gateway=GatewayClaim("gateway", "DE", "self"),
         attempts=(
-            AttemptClaim.of(PLACE, "throttled", UPSTREAM),
-            AttemptClaim.of(PLACE, "answered", UPSTREAM),
+            AttemptClaim.of(PLACE, "throttled", UPSTREAM, "first"),
+            AttemptClaim.of(PLACE, "answered", UPSTREAM, "retry"),
         ),
         cache=CacheClaim("miss", "store-redis"),
         model=ModelClaim("gpt-oss-20b", "gpt-oss-20b"),

@@ -24,7 +24,7 @@ import redis.asyncio
 import uvloop
 
 from gateway.facts import Limits
-from gateway.store.base import Conversation, Entry, Leaving, Put, Reservation
+from gateway.store.base import MARK_BYTES, Conversation, Entry, Leaving, Put, Reservation
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore, cap_arguments
 from tests.redis_server import RedisServer
@@ -50,7 +50,7 @@ def first_turn(cache_key: str | None, limits: Limits = LIMITS) -> Entry:
     number = next(serial)
     return Entry(
         tenant="acme",
-        conversation=Conversation((), (f"{number:032x}",)),
+        conversation=Conversation((number.to_bytes(MARK_BYTES),), 0),
         known_labels=LABELS,
         at_ceiling=False,
         reservation=Reservation(f"r{number}", "key-1", 4200, 1_000_000, limits),
@@ -58,15 +58,16 @@ def first_turn(cache_key: str | None, limits: Limits = LIMITS) -> Entry:
     )
 
 
-def left(of: Entry, puts: tuple[Put, ...]) -> Leaving:
-    return Leaving(of.tenant, of.reservation, 500, 100_000, of.conversation, of.known_labels, puts)
+def left(of: Entry, cached: Put, puts: tuple[Put, ...] = ()) -> Leaving:
+    answer = (next(serial) << 64).to_bytes(MARK_BYTES)
+    return Leaving(of.tenant, of.reservation, 500, 100_000, of.known_labels, answer, cached, puts)
 
 
 async def miss(store: RedisStore | MemoryStore) -> None:
     of = first_turn(HEX + f"{next(serial):032x}")
     assert (await store.enter(of)).accepted
     await store.leave(
-        left(of, (Put(of.reservation.id, VALUE, 60), Put("receipt/" + of.reservation.id, VALUE, 60)))
+        left(of, Put(of.reservation.id, VALUE, 60), (Put("receipt/" + of.reservation.id, VALUE, 60),))
     )
 
 
@@ -83,11 +84,11 @@ async def peer_enter(store: RedisStore, client: redis.asyncio.Redis) -> None:
     entry, names = first_turn("hit", Limits()), store._names_of("acme")
     caps = cap_arguments(store._caps_of(Limits()))
     reply = await client.evalsha(
-        store._scripts.enter.sha, 3, names.labels, names.use + "key-1", names.value + "hit",
-        *store._epoch_arguments("acme"), 0, ",".join(sorted(entry.known_labels)), 0, 1, 1,
-        entry.reservation.id, 4200, 1_000_000, *caps, *entry.conversation.writes,
+        store._scripts.enter.sha, 3, names.labels, names.use + "key-1", names.answer + "hit",
+        *store._epoch_arguments("acme"), 0, ",".join(sorted(entry.known_labels)),
+        b"".join(entry.conversation.marks), 0, entry.reservation.id, 4200, 1_000_000, *caps,
     )  # fmt: skip
-    assert reply[5] == VALUE
+    assert reply[5].endswith(VALUE)
 
 
 async def measure(what: str, connections: int, calls: int, work: Callable[[], Awaitable[None]]) -> Row:
@@ -135,7 +136,7 @@ async def run(server: RedisServer, calls: int) -> dict[str, object]:
     store = await RedisStore.open(server.url, timeout_s=10)
     memory = await MemoryStore.open()
     for one in (store, memory):
-        await one.leave(left(first_turn(None), (Put("hit", VALUE, 3600),)))
+        await one.leave(left(first_turn(None), Put("hit", VALUE, 3600)))
     client = redis.asyncio.Redis(port=server.port)
     rows = []
     for connections in (1, 16):

@@ -174,7 +174,8 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
 
 async def answer_bug(request: Request, error: Exception) -> Response:
     request_id = new_request_id()
-    logs.event("bug", logging.ERROR, request=request_id)
+    # Not under the request's id: of a request without labels nothing may be recorded.
+    logs.event("bug", logging.ERROR, exc_info=error)
     return as_response(error_reply(errors.bug(request_id), request_id))
 
 

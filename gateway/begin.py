@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
-from gateway import logs
 from gateway.audit.records import Begin
 from gateway.context import GatewayContext
 from gateway.errors import RecordUnavailable
@@ -34,4 +31,4 @@ async def record_begin(trail: Trail, context: GatewayContext) -> None:
     except RecordUnavailable:
         if context.settings.audit_failure == "refuse":
             raise
-        logs.event("audit_unavailable", logging.ERROR, request=record.request, record=record.kind)
+        context.sinks.log.event("audit_unavailable", trail, context, record=record.kind)

@@ -17,11 +17,14 @@ from gateway.backends.endpoint import Endpoint
 from gateway.backends.engine import engine_backend
 from gateway.backends.openai import OpenAIBackend
 from gateway.backends.signing import SigV4Signer
+from gateway.egress.destinations import host_and_port
 from gateway.openai import ChatRequest
 from gateway.places import BACKEND_KINDS, Place
 from gateway.policy.bundle import Bundle
 from gateway.settings import BackendSettings, Settings, SettingsInvalid
 from gateway.tenant_keys import TenantKeys
+
+INSTANCE_METADATA_PROVIDER = "iam-role"  # botocore's name for it
 
 
 class Backends(Mapping[str, Backend]):
@@ -77,7 +80,8 @@ class Backends(Mapping[str, Backend]):
             from gateway.backends.litellm_backend import LiteLLMBackend  # only where one is configured
 
             secret = given.secret.get_secret_value() if given.secret else None
-            return LiteLLMBackend(place, api_key=secret, api_base=given.url)
+            hosts = [host_and_port(name, "hosts")[0] for name in given.hosts]
+            return LiteLLMBackend(place, api_key=secret, api_base=given.url, hosts=hosts)
         if given.url is None:
             raise SettingsInvalid((f"`backends.{place.id}` has no `url`; add the server's base URL",))
         secret = given.secret.get_secret_value() if given.secret else None
@@ -118,11 +122,15 @@ def aws_credentials(settings: Settings) -> AwsCredentials:
         return AwsCredentials(EmulatorSession())
     try:
         # The whole chain: profile, SSO, web identity, instance roles. The region is the place's.
-        return AwsCredentials(boto3.Session(profile_name=settings.aws_profile))
+        session = boto3.Session(profile_name=settings.aws_profile)
     except ProfileNotFound as error:
         raise SettingsInvalid(
             (f"{str(error).lower()}; name one of `~/.aws/config` in `aws_profile` or AWS_PROFILE",)
         ) from None
+    if not settings.aws_instance_role:
+        # Asked last, and on a machine outside AWS a question to an address that anybody may answer.
+        session._session.get_component("credential_provider").remove(INSTANCE_METADATA_PROVIDER)
+    return AwsCredentials(session)
 
 
 class EmulatorSession:

@@ -142,8 +142,17 @@ def split(body: Mapping[str, Any], answer_id: str) -> Iterable[dict[str, Any]]:
     yield event({}, choice["finish_reason"])
 
 
-def merged(events: Sequence[Mapping[str, Any]], answer_id: str, usage: Usage) -> dict[str, Any]:
-    """The events of a stream as one whole answer."""
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What the choices of a stream's events amount to."""
+
+    message: dict[str, Any]
+    logprobs: list[Any]
+    finish_reason: str | None
+
+
+def joined(events: Iterable[Mapping[str, Any]]) -> Joined:
+    """The deltas of a stream as one message, as clients put them together."""
     texts: dict[str, list[str]] = {"content": [], "reasoning": [], "refusal": []}
     calls: dict[int, dict[str, Any]] = {}
     logprobs: list[Any] = []
@@ -170,7 +179,12 @@ def merged(events: Sequence[Mapping[str, Any]], answer_id: str, usage: Usage) ->
         message["reasoning"] = "".join(texts["reasoning"])
     if calls:
         message["tool_calls"] = [calls[index] for index in sorted(calls)]
-    first = events[0]
+    return Joined(message, logprobs, finish)
+
+
+def merged(events: Sequence[Mapping[str, Any]], answer_id: str, usage: Usage) -> dict[str, Any]:
+    """The events of a stream as one whole answer."""
+    whole, first = joined(events), events[0]
     head = {name: first[name] for name in ("created", "model", "system_fingerprint") if name in first}
     return {
         "id": answer_id,
@@ -179,9 +193,9 @@ def merged(events: Sequence[Mapping[str, Any]], answer_id: str, usage: Usage) ->
         "choices": [
             {
                 "index": 0,
-                "message": message,
-                "logprobs": {"content": logprobs} if logprobs else None,
-                "finish_reason": finish,
+                "message": whole.message,
+                "logprobs": {"content": whole.logprobs} if whole.logprobs else None,
+                "finish_reason": whole.finish_reason,
             }
         ],
         "usage": usage.wire(),

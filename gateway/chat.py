@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
-from gateway import errors, logs
+from gateway import errors
 from gateway.auth import authenticate
 from gateway.begin import record_begin
 from gateway.conclusion import refuse
@@ -21,6 +20,7 @@ from gateway.policy.permit import permit
 from gateway.residency import require_permitted
 from gateway.routing.attempts import attempt_in_order
 from gateway.routing.plan import plan
+from gateway.sinks.timing import Timing
 from gateway.taints import corrected, known_taint
 from gateway.trail import Trail
 
@@ -54,6 +54,7 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
             return await deliver_cached(cached, trail, hangup, context)
 
         # 7. plan
+        planning_s = context.clock.monotonic_s()
         decision = trail.decision = plan(
             permitted,
             bundle.routes.for_model(model, caller.zone),
@@ -62,14 +63,16 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
             context.backends.unable(chat, model),
             context.health.snapshot(),
             context.clock.monotonic_s(),
-            affinity=conversation.writes[0],
+            affinity=conversation.affinity,
         )
+        trail.timings.append(Timing("plan", planning_s, context.clock.monotonic_s()))
         require_permitted(trail, context)
         # 8. record the beginning, before the first byte leaves
         await hangup.after(record_begin(trail, context))
         # 9. attempt in order
         reached = await attempt_in_order(
-            decision, chat, incoming.request_id, context.backends, context.health, context.clock,
+            decision, chat, incoming.request_id, context.sinks.watched(context.backends, trail, context),
+            context.health, context.clock,
             lambda attempt: attempt.still_permitted(context.policies.current), trail.tried,
         )  # fmt: skip
         # 10. settle, record the end, sign
@@ -84,5 +87,5 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
             raise
         return reply  # this process is stopping, and the client is still there to be told
     except Exception:
-        logs.event("bug", logging.ERROR, request=incoming.request_id, exc_info=True)
+        context.sinks.log.event("bug", trail, context, exc_info=True)
         return await refuse(errors.bug(incoming.request_id), trail, hangup, context)

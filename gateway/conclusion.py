@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 
-from gateway import logs
 from gateway.audit.base import Sealed
 from gateway.audit.records import End, Refused
 from gateway.audit.records import Tried as TriedRecord
+from gateway.backends.base import Usage
 from gateway.context import GatewayContext
 from gateway.conversation import known_names
-from gateway.entrance import NANO
+from gateway.entrance import NANO, most_tokens
 from gateway.errors import DouaneError, RecordUnavailable
 from gateway.hangup import Hangup
 from gateway.ingress import Headers, Reply, error_reply
-from gateway.places import Action
+from gateway.places import Action, Place
 from gateway.receipts.assemble import Ending, receipt_of
 from gateway.receipts.delivery import HEADER, header_value
 from gateway.receipts.digest import body_digest
 from gateway.receipts.lookup import storage_key
 from gateway.receipts.receipt import AnswerClaim, Outcome
 from gateway.residency import permitted_now
-from gateway.store.base import Leaving, Put, Reservation
+from gateway.routing.tried import UNDELIVERED
+from gateway.store.base import Leaving, Put
 from gateway.trail import Trail
 
 CLIENT_GONE_STATUS = 499  # in records only: nobody is sent it
@@ -32,14 +33,19 @@ def whole_answer(body: bytes) -> AnswerClaim:
 
 
 async def conclude(
-    ending: Ending, trail: Trail, context: GatewayContext, puts: tuple[Put, ...] = ()
+    ending: Ending,
+    trail: Trail,
+    context: GatewayContext,
+    cached: Callable[[], Put | None] = lambda: None,
 ) -> str | None:
     """Records, signs, settles. Returns the receipt as a compact JWS; None when the caller is not known.
 
+    `cached` says what the cache may keep of the answer. It is asked at the last moment: while the end was
+    being recorded another bundle may have come into force.
     Raises `RecordUnavailable` when the end cannot be recorded and the operator wants no unrecorded answer.
     """
     if trail.concluded:  # cut off while it was being concluded: all that may be missing is to settle
-        await leave(ending, spent_usd(ending, trail, context), (), trail, context)
+        await leave(ending, spent_usd(ending, trail, context), None, None, trail, context)
         return None
     count(ending, trail, context)
     if trail.caller is None:
@@ -52,11 +58,12 @@ async def conclude(
     except RecordUnavailable:
         trail.concluded = False
         if context.settings.audit_failure == "refuse":
-            await leave(ending, usd, (), trail, context)
+            await leave(ending, usd, None, None, trail, context)
             raise
-        logs.event("audit_unavailable", logging.ERROR, request=trail.incoming.request_id)
+        context.sinks.log.event("audit_unavailable", trail, context)
         receipt = None
-    await leave(ending, usd, (*puts, *receipt_put(receipt, trail, context)), trail, context)
+    await leave(ending, usd, cached(), receipt_put(receipt, trail, context), trail, context)
+    context.sinks.ended(ending, trail, context)
     return receipt
 
 
@@ -108,7 +115,9 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
             tenant=tenant,
             outcome=ending.outcome,
             status=ending.status,
-            attempts=tuple(TriedRecord(one.place.id, one.outcome, one.upstream) for one in trail.tried),
+            attempts=tuple(
+                TriedRecord(one.place.id, one.outcome, one.kind, one.upstream) for one in trail.tried
+            ),
             cache=trail.cache,
             receipt=trail.receipt_id,
             code=ending.code,
@@ -120,58 +129,73 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
 
 
 async def leave(
-    ending: Ending, usd: float, puts: tuple[Put, ...], trail: Trail, context: GatewayContext
+    ending: Ending, usd: float, cached: Put | None, receipt: Put | None, trail: Trail, context: GatewayContext
 ) -> None:
-    """Settles the reservation and writes taint and values, in one round trip; nothing after a cache hit."""
+    """Settles the reservation, marks the answer and puts values, in one round trip. Nothing after a cache
+    hit: its answer was marked as it was found."""
     if trail.reservation is None or trail.facts is None or trail.conversation is None or trail.caller is None:
         return
     reservation, trail.reservation = trail.reservation, None
     labels = known_names(trail.facts.labels, trail.bundle.vocabulary)
-    context.taints.remember(trail.conversation, labels)
+    answer = (trail.answer_mark,) if trail.answer_mark is not None else ()
+    context.taints.remember((*trail.conversation.marks, *answer), labels)
     await context.store.leave(
         Leaving(
             tenant=trail.caller.tenant,
             reservation=reservation,
-            used_tokens=used_tokens(ending, reservation, trail),
+            used_tokens=used_tokens(ending, trail),
             used_usd_nano=round(usd * NANO),
-            conversation=trail.conversation,
             labels=labels,
-            puts=puts,
+            answer=trail.answer_mark,
+            cached=cached,
+            puts=(receipt,) if receipt is not None else (),
         )
     )
 
 
-def used_tokens(ending: Ending, reservation: Reservation, trail: Trail) -> int:
-    """Tokens to charge. An answer that broke off tells no usage: what was reserved is charged then."""
-    if ending.usage is not None:
-        return ending.usage.prompt_tokens + ending.usage.completion_tokens
-    reached = any(one.outcome == "answered" for one in trail.tried)
-    return reservation.tokens if reached else 0
+def billed(ending: Ending, trail: Trail) -> list[tuple[Place, Usage]]:
+    """What each call used that its operator may bill, the ones that gave the client nothing included.
+
+    A call that broke off or was cancelled tells no usage: the most that it should use stands for it.
+    """
+    calls = [
+        (one.place, one.usage or most_tokens(trail)) for one in trail.tried if one.outcome in UNDELIVERED
+    ]
+    if (place := answered_at(trail)) is not None:
+        calls.append((place, ending.usage or most_tokens(trail)))
+    return calls
+
+
+def answered_at(trail: Trail) -> Place | None:
+    """The place whose answer was delivered, in whole or in part."""
+    return next((one.place for one in trail.tried if one.outcome == "answered"), None)
+
+
+def used_tokens(ending: Ending, trail: Trail) -> int:
+    return sum(usage.prompt_tokens + usage.completion_tokens for _, usage in billed(ending, trail))
 
 
 def spent_usd(ending: Ending, trail: Trail, context: GatewayContext) -> float:
-    """USD for this answer at the place that made it; what was reserved when it broke off without telling."""
-    answered = next((one.place for one in reversed(trail.tried) if one.outcome == "answered"), None)
-    if answered is None or trail.facts is None or ending.outcome == "cached":
+    """USD for all calls at their places' prices; none for an answer from the cache."""
+    if trail.facts is None:
         return 0.0
-    if ending.usage is None:
-        return trail.reservation.usd_nano / NANO if trail.reservation else 0.0
-    return context.prices.cost_usd(answered, trail.facts.model, ending.usage)
+    model = trail.facts.model
+    return sum(context.prices.cost_usd(place, model, usage) for place, usage in billed(ending, trail))
 
 
-def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> tuple[Put, ...]:
+def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> Put | None:
     """The receipt, sealed under its tenant's key, to be fetched by id: where the store may keep records."""
     ttl_s = context.settings.receipt_ttl_s
     if receipt is None or trail.caller is None or trail.permitted is None or not ttl_s:
-        return ()
+        return None
     if context.store_place is None or not all(
         permitted.allows(Action.RECORD, context.store_place)
         for permitted in (trail.permitted, permitted_now(trail, context))
     ):
-        return ()
+        return None
     key = storage_key(trail.receipt_id)
     sealed = context.tenant_keys.seal(trail.caller.tenant, key.encode(), receipt.encode())
-    return (Put(key, sealed, ttl_s),)
+    return Put(key, sealed, ttl_s)
 
 
 def count(ending: Ending, trail: Trail, context: GatewayContext) -> None:
@@ -180,11 +204,10 @@ def count(ending: Ending, trail: Trail, context: GatewayContext) -> None:
     metrics.seconds.labels(ending.outcome).observe(context.clock.monotonic_s() - trail.started_s)
     metrics.cache.labels(trail.cache).inc()
     for one in trail.tried:
-        metrics.attempts.labels(one.place.id, one.outcome).inc()
-    if ending.usage is not None and trail.tried:
-        place = trail.tried[-1].place.id
-        metrics.tokens.labels(place, "in").inc(ending.usage.prompt_tokens)
-        metrics.tokens.labels(place, "out").inc(ending.usage.completion_tokens)
+        metrics.attempts.labels(one.place.id, one.kind, one.outcome).inc()
+    if ending.usage is not None and (place := answered_at(trail)) is not None:
+        metrics.tokens.labels(place.id, "in").inc(ending.usage.prompt_tokens)
+        metrics.tokens.labels(place.id, "out").inc(ending.usage.completion_tokens)
 
 
 def answer_headers(receipt: str | None, trail: Trail) -> Headers:
@@ -220,6 +243,7 @@ async def refuse(error: DouaneError, trail: Trail, hangup: Hangup, context: Gate
     if hangup.happened:  # nobody is there to be told
         outcome: Outcome = "incomplete" if trail.processed else "refused"
         ending = Ending(outcome, CLIENT_GONE_STATUS, whole_answer(b""), "client_gone")
+    trail.delivered = [] if hangup.happened else [body]
     try:
         receipt = await conclude(ending, trail, context)
     except RecordUnavailable as unavailable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gateway.audit.base import AuditSink
 from gateway.backends.prices import Prices
@@ -18,6 +19,9 @@ from gateway.settings import Settings
 from gateway.store.base import Store
 from gateway.taints import RememberedTaints
 from gateway.tenant_keys import TenantKeys
+
+if TYPE_CHECKING:
+    from gateway.sinks.sinks import Sinks  # which judge requests, and so know this context
 
 
 @dataclass
@@ -53,6 +57,7 @@ class GatewayContext:
     signer: ReceiptSigner
     prices: Prices
     metrics: Metrics
+    sinks: Sinks
     clock: Clock
     readiness: Readiness
     demo_keys: Mapping[str, str]

@@ -1,88 +1,128 @@
-"""Which conversation a request belongs to, told from the request alone (pure).
+"""Which messages a request holds, as marks that no two tenants share (pure).
 
-Clients send the whole history with every turn. So a turn can leave a mark that the next one finds: the
-digest of the messages up to its last `user` or `tool` message. The next request holds the same messages as
-an earlier prefix, and reads the same digest. Answers in between do not matter to the mark that an answer's
-own turn has left, and reasoning and tool-call ids, which clients drop, are never part of a digest.
+Clients send the whole history with every turn, or as much of it as they like. So each message of a request
+leaves a mark of its own: whichever later request of the tenant holds the same text finds it again, in any
+order, in any selection, in any conversation, under any session id or none. What a model answered is marked
+when it is delivered. A session id (`metadata.session_id`) is marked as well, and so also follows a client
+that rewrites its history.
 
-A session id (`metadata.session_id`) names the conversation outright, and so also survives a client that
-rewrites its history: one that summarises, or whose system prompt holds the time of day.
+System and developer messages are prompts that conversations share: they neither leave marks nor find any.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
 
 from gateway.labels import Labels, Vocabulary
-from gateway.openai import AssistantMessage, ChatRequest, Message, RefusalPart, TextPart
-from gateway.store.base import Conversation
+from gateway.openai import AssistantMessage, ChatRequest, Message, RefusalPart, TextPart, ToolMessage
+from gateway.store.base import MARK_BYTES, Conversation
 
 Commit = Callable[[str, bytes], str]  # (tenant, data) -> hex; `Keyring.commit`
 
-NEAR_MAX = 64  # prefixes nearest to the end that are always read, of each kind
-DIGEST_HEX = 32  # 128 bits: forging one needs the tenant's key, meeting one by chance 2⁶⁴ turns
+
+class Marker:
+    """Makes the marks of one tenant: BLAKE2b under a key of the tenant's own."""
+
+    def __init__(self, tenant: str, commit: Commit) -> None:
+        self._key = bytes.fromhex(commit(tenant, b"marks"))
+
+    def message(self, fields: Sequence[str]) -> bytes | None:
+        """The mark of a message with these `fields`; None where they hold nothing that could be told."""
+        if not any(fields):
+            return None
+        encoded = [field.encode("utf-8", "surrogatepass") for field in fields]
+        # The lengths go first, so that no two lists of fields have the same bytes.
+        head = f"{','.join([str(len(field)) for field in encoded])}\n".encode()
+        return self._digest(b"message", head + b"".join(encoded))
+
+    def session(self, session_id: str) -> bytes:
+        return self._digest(b"session", session_id.encode("utf-8", "surrogatepass"))
+
+    def _digest(self, kind: bytes, data: bytes) -> bytes:
+        return hashlib.blake2b(data, digest_size=MARK_BYTES, key=self._key, person=kind).digest()
 
 
 def conversation_of(chat: ChatRequest, tenant: str, commit: Commit) -> Conversation:
-    """The digests under which this turn finds, and leaves, the labels of its conversation.
+    """The marks that this turn finds, and leaves: one pass over the messages, O(bytes).
 
-    One pass over the messages; O(bytes). Never more than 2·`NEAR_MAX` + 13 reads for the 4,096 messages
-    that a request may hold (see `bounded`), and at most two writes.
+    What comes after the last answer is this turn, and may be new; without an answer, a last `user` message
+    may. All else was said before: a session id if there is one, else every earlier message, is what the store
+    has to have on record when its epoch does not answer for all.
     """
-    running = hashlib.blake2b(digest_size=32)
-    answered: list[bytes] = []  # an assistant message comes later; a request ended at the last one before it
-    trailing: list[bytes] = []  # none comes later: here a request may have ended that got no answer
+    marker = Marker(tenant, commit)
+    earlier: list[bytes] = []
+    latest: list[bytes] = []
+    answered = False
     for message in chat.messages:
+        if message.role in ("system", "developer"):
+            continue
+        mark = marker.message(fields_of(message))
+        if mark is not None:
+            latest.append(mark)
         if message.role == "assistant":
-            answered += trailing
-            trailing = []
-        running.update(canonical(message))
-        if message.role in ("user", "tool"):
-            trailing.append(running.copy().digest())
-    # A request that ends in an answer continues it: the turn that asked has left its mark at the same place.
-    last = trailing.pop() if trailing else answered[-1] if answered else running.digest()
-
-    def named(digest: bytes) -> str:
-        return commit(tenant, b"prefix\x00" + digest)[:DIGEST_HEX]
-
-    earlier = [*bounded(trailing), *bounded(answered)]
-    reads = tuple(named(digest) for digest in earlier)
-    writes: tuple[str, ...] = (named(last),)
-    vouchers = min(len(bounded(trailing)) + 1, len(reads))
-    if chat.session_id is not None:
-        session = commit(tenant, b"session\x00" + chat.session_id.encode())[:DIGEST_HEX]
-        return Conversation(reads=(session, *reads), writes=(session, *writes), vouchers=1)
-    return Conversation(reads=reads, writes=writes, vouchers=vouchers)
+            answered = True
+            earlier += latest
+            latest = []
+    if not answered:
+        new = 1 if chat.messages[-1].role == "user" else 0
+        split = len(latest) - new
+        earlier, latest = latest[:split], latest[split:]
+    before = dict.fromkeys(earlier)
+    marks = tuple(dict.fromkeys((*before, *latest)))
+    if chat.session_id is None:
+        return Conversation(marks, vouchers=len(before))
+    return Conversation((marker.session(chat.session_id), *marks), vouchers=1)
 
 
-def bounded(ends: Sequence[bytes]) -> list[bytes]:
-    """The newest `NEAR_MAX`, then each twice as far from the end as the one before; newest first.
+def answer_mark(message: Mapping[str, Any], tenant: str, commit: Commit) -> bytes | None:
+    """The mark of an answer as it is delivered: `message` of a `chat.completion`."""
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    text = (message.get("content") or "") + (message.get("refusal") or "")
+    return Marker(tenant, commit).message(
+        fields(text, [(call["name"], call["arguments"]) for call in calls], message.get("reasoning") or "")
+    )
 
-    The turn before this one is always among the newest, and it carries the labels of all turns before
-    itself. The far ones find a conversation again that was cut back, or taken up at an earlier turn.
+
+def fields_of(message: Message) -> list[str]:
+    """What of a message is marked. Its role, its name and the ids of tool calls are left out."""
+    text = text_of(message.content)
+    if not isinstance(message, AssistantMessage):
+        name = "" if isinstance(message, ToolMessage) else message.name or ""
+        return fields(text, (), name)
+    calls = [(call.function.name, call.function.arguments) for call in message.tool_calls or ()]
+    rest = message.reasoning or message.reasoning_content or message.name or ""
+    return fields(text + (message.refusal or ""), calls, rest)
+
+
+def fields(text: str, calls: Iterable[tuple[str, str]], rest: str) -> list[str]:
+    """The text and the tool calls, as no client changes them; `rest` only where a message holds nothing else.
+
+    Clients drop reasoning, so a message that also says something is known without it.
     """
-    newest_first = list(reversed(ends))
-    near, distance = newest_first[:NEAR_MAX], NEAR_MAX
-    while distance < len(newest_first):
-        near.append(newest_first[distance])
-        distance *= 2
-    return near
+    said = [settled(text)]
+    for name, arguments in calls:
+        said += (name, settled_json(arguments))
+    return said if any(said) else [settled(rest)]
 
 
-def canonical(message: Message) -> bytes:
-    """The content of a message, byte for byte, so that no two lists of messages have the same bytes.
+def settled(text: str) -> str:
+    """The text without what clients change as they keep and send it again: white space at its ends, and how
+    lines end. Nothing else: any other difference is another text."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.strip()
 
-    Text given as a string or as parts is the same text. Names, reasoning and tool-call ids are left out.
-    """
-    fields = [text_of(message.content)]
-    if isinstance(message, AssistantMessage):
-        fields[0] += message.refusal or ""
-        for call in message.tool_calls or ():
-            fields += (call.function.name, call.function.arguments)
-    encoded = [field.encode("utf-8", "surrogatepass") for field in fields]
-    head = f"{message.role} {','.join(str(len(field)) for field in encoded)}\n".encode()
-    return head + b"".join(encoded)
+
+def settled_json(arguments: str) -> str:
+    """A tool call's arguments as the value that they are: clients read them, and write them again."""
+    try:
+        return orjson.dumps(orjson.loads(arguments or "{}")).decode()
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return settled(arguments)
 
 
 def text_of(content: str | Iterable[TextPart | RefusalPart] | None) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 import orjson
 
-from gateway import errors, logs
+from gateway import errors
 from gateway.audit.chain import time_text
 from gateway.backends.base import Answer, AnswerStream, BackendFault, Upstream, Usage
+from gateway.backends.openai_wire import SHAPE_ERRORS
 from gateway.begin import record_begin
-from gateway.cache import CachedAnswer, complete_stream, seal_entry
+from gateway.cache import CachedAnswer, complete_stream, joined, seal_entry
 from gateway.conclusion import answer_headers, conclude, whole_answer
 from gateway.context import GatewayContext
+from gateway.conversation import answer_mark
 from gateway.hangup import Hangup
 from gateway.ingress import Headers, Reply, sse_event
 from gateway.places import Action, Place
@@ -22,7 +24,7 @@ from gateway.receipts.assemble import Ending
 from gateway.receipts.delivery import stream_comment
 from gateway.receipts.digest import StreamDigest
 from gateway.receipts.receipt import AnswerClaim, CacheOrigin
-from gateway.residency import permitted_now
+from gateway.residency import authorised_now, permitted_now
 from gateway.routing.attempts import Reached, Tried, count_fault, release
 from gateway.store.base import Put
 from gateway.trail import Trail
@@ -36,11 +38,13 @@ async def deliver_answer(reached: Reached, trail: Trail, hangup: Hangup, context
     assert isinstance(reached.answer, Answer)
     answer, place = reached.answer, reached.attempt.place
     body = orjson.dumps(answer.body)
+    mark_answer(answer.body["choices"][0]["message"], trail, context)
     kept = cached_answer(
         place, answer.upstream, answer.body["id"], answer.usage, (body,), False, trail, context
     )
+    trail.delivered = [body]
     ending = Ending("answered", 200, whole_answer(body), usage=answer.usage)
-    receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
+    receipt = await conclude(ending, trail, context, lambda: cache_put(kept, trail, context))
     return Reply(
         200, [*answer_headers(receipt, trail), *place_headers(place, answer.upstream.emulated)], body
     )
@@ -60,7 +64,7 @@ async def stream_answer(
     """The events of an answer as they come; whatever ends it, the end is recorded and signed."""
     assert trail.chat is not None
     place = reached.attempt.place
-    wants_usage = trail.chat.wants_usage_chunk
+    wants_usage, told = trail.chat.wants_usage_chunk, context.sinks.wants_answer(trail)
     digest, parts, usage = StreamDigest(), list[bytes](), None
     failure: errors.DouaneError | None = None
     try:
@@ -71,15 +75,17 @@ async def stream_answer(
                     usage = chunk.usage
                     if not wants_usage:
                         continue
-                elif trail.cache_key is not None:
+                else:
                     parts.append(chunk.data)
                 digest.add(chunk.data)
+                if told:
+                    trail.delivered.append(chunk.data)
                 sent += sse_event(chunk.data)
             if sent:
                 yield bytes(sent)
     except BackendFault as fault:
         count_fault(reached.attempt, fault, context.health, context.clock)
-        trail.tried.append(Tried(place, fault.kind, fault.upstream))
+        trail.tried.append(Tried(place, fault.kind, fault.upstream, reached.kind))
         failure = errors.StreamBroken(
             "the backend's answer ended before it was complete; what arrived is not the whole answer, "
             "send the request again"
@@ -87,34 +93,38 @@ async def stream_answer(
     except (asyncio.CancelledError, GeneratorExit):
         hangup.disarm()
         code = "client_gone" if hangup.happened else "cut_off"
+        mark_answer(parts, trail, context)
         await conclude_unheard(Ending("incomplete", 200, stream_claim(digest), code, usage), trail, context)
         raise
     except Exception:
-        logs.event("bug", logging.ERROR, request=trail.incoming.request_id, exc_info=True)
+        context.sinks.log.event("bug", trail, context, exc_info=True)
         failure = errors.bug(trail.incoming.request_id)
     finally:
         hangup.disarm()
         release(reached.attempt, context.health)
         await stream.aclose()
     try:
+        mark_answer(parts, trail, context)
         if failure is None and usage is not None:
             kept = cached_answer(
                 place, stream.upstream, trail.answer_id, usage, tuple(parts), True, trail, context
             )
             ending = Ending("answered", 200, stream_claim(digest), usage=usage)
-            receipt = await conclude(ending, trail, context, cache_put(kept, trail, context))
+            receipt = await conclude(ending, trail, context, lambda: cache_put(kept, trail, context))
             yield receipt_comment(receipt) + DONE
             return
         assert failure is not None
         event = orjson.dumps(failure.body())
         digest.add(event)
+        if told:
+            trail.delivered.append(event)
         ending = Ending("incomplete", 200, stream_claim(digest), failure.code, usage)
         receipt = await conclude(ending, trail, context)
         yield sse_event(event) + receipt_comment(receipt)
     except errors.RecordUnavailable as unavailable:
         yield sse_event(orjson.dumps(unavailable.body()))
     except Exception:
-        logs.event("bug", logging.ERROR, request=trail.incoming.request_id, exc_info=True)
+        context.sinks.log.event("bug", trail, context, exc_info=True)
         bug = errors.bug(trail.incoming.request_id)
         ending = Ending("incomplete", 200, stream_claim(digest), bug.code, usage)
         await conclude_unheard(ending, trail, context)
@@ -126,7 +136,7 @@ async def conclude_unheard(ending: Ending, trail: Trail, context: GatewayContext
     try:
         await conclude(ending, trail, context)
     except errors.RecordUnavailable:
-        logs.event("audit_unavailable", logging.ERROR, request=trail.incoming.request_id)
+        context.sinks.log.event("audit_unavailable", trail, context)
 
 
 async def deliver_cached(
@@ -135,11 +145,18 @@ async def deliver_cached(
     """A cached answer, plain or replayed as a stream; recorded and signed like any other."""
     assert trail.chat is not None
     await hangup.after(record_begin(trail, context))
+    if not authorised_now(cached, trail, context):
+        raise errors.PermittedBackendUnavailable(
+            "the policy changed while this request was under way: its cached answer may not be told now; "
+            "send it again",
+            retry_after_s=1,
+        )
     hangup.disarm()
     origin = cached.origin
     headers: Headers = place_headers(trail.bundle.places[origin.place], origin.emulated)
     if not trail.chat.wants_stream:
         body = cached.body(trail.answer_id)
+        trail.delivered = [body]
         ending = Ending("cached", 200, whole_answer(body), usage=cached.usage, origin=origin)
         receipt = await conclude(ending, trail, context)
         return Reply(200, [*answer_headers(receipt, trail), *headers], body)
@@ -147,6 +164,7 @@ async def deliver_cached(
     for chunk in cached.chunks(trail.answer_id):
         if chunk.usage is None or trail.chat.wants_usage_chunk:
             digest.add(chunk.data)
+            trail.delivered.append(chunk.data)
             sent += sse_event(chunk.data)
     ending = Ending("cached", 200, stream_claim(digest), usage=cached.usage, origin=origin)
     receipt = await conclude(ending, trail, context)
@@ -178,13 +196,24 @@ def cached_answer(
     return CachedAnswer(origin, answer_id, usage, streamed, parts)
 
 
-def cache_put(cached: CachedAnswer | None, trail: Trail, context: GatewayContext) -> tuple[Put, ...]:
+def cache_put(cached: CachedAnswer | None, trail: Trail, context: GatewayContext) -> Put | None:
     if cached is None or trail.cache_key is None or trail.caller is None or context.store_place is None:
-        return ()
+        return None
     if not permitted_now(trail, context).allows(Action.CACHE, context.store_place):
-        return ()
+        return None
     sealed = seal_entry(cached, trail.cache_key, trail.caller.tenant, context.tenant_keys)
-    return (Put(trail.cache_key, sealed, context.settings.cache_ttl_s),) if sealed is not None else ()
+    return Put(trail.cache_key, sealed, context.settings.cache_ttl_s) if sealed is not None else None
+
+
+def mark_answer(told: Mapping[str, Any] | Sequence[bytes], trail: Trail, context: GatewayContext) -> None:
+    """Marks the answer as the client has it, a message or the events of a stream, as far as it was told:
+    whoever sends it again brings its labels along."""
+    assert trail.caller is not None
+    try:
+        message = told if isinstance(told, Mapping) else joined(map(orjson.loads, told)).message
+        trail.answer_mark = answer_mark(message, trail.caller.tenant, context.tenant_keys.commit)
+    except SHAPE_ERRORS:  # relayed as it came: no request can hold such a message
+        context.sinks.log.event("unmarked_answer", trail, context)
 
 
 def place_headers(place: Place, emulated: bool) -> Headers:

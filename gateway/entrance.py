@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from gateway import errors
+from gateway.backends.base import Usage
 from gateway.cache import CachedAnswer, authorised, cache_key, open_entry
 from gateway.context import GatewayContext
 from gateway.conversation import known_names
 from gateway.facts import Caller, Limits, above_ceiling
 from gateway.places import Action
 from gateway.policy.bundle import Bundle
-from gateway.residency import permitted_now
+from gateway.residency import authorised_now
+from gateway.routing.hedge import calls_at_once
+from gateway.sinks.timing import Timing
 from gateway.store.base import Entered, Entry, Reservation
 from gateway.trail import Trail
 
@@ -81,6 +84,7 @@ async def enter(trail: Trail, context: GatewayContext) -> Entered:
     at_ceiling = vocabulary.within(trail.caller.ceiling, trail.facts.labels)
     # A name that today's vocabulary lacks is never among the labels of `facts`; the ceiling stands for it.
     stale = trail.taint if at_ceiling else frozenset()
+    asked_s = context.clock.monotonic_s()
     entered = await context.store.enter(
         Entry(
             tenant=trail.caller.tenant,
@@ -91,6 +95,7 @@ async def enter(trail: Trail, context: GatewayContext) -> Entered:
             cache_key=trail.cache_key,
         )
     )
+    trail.timings.append(Timing("store", asked_s, context.clock.monotonic_s()))
     trail.taint |= entered.taint
     if entered.accepted and entered.overrun is None and entered.cached is None:
         trail.reservation = reservation
@@ -106,17 +111,18 @@ def cache_key_of(trail: Trail, context: GatewayContext) -> str | None:
 
 
 def estimate(trail: Trail, context: GatewayContext) -> Reservation:
-    """The most that this request should use: its bytes, its bound on the answer, the dearest place."""
-    assert trail.caller is not None and trail.chat is not None and trail.permitted is not None
+    """The most that this request should use: of each call at once, the most tokens at the dearest place."""
+    assert trail.caller is not None and trail.permitted is not None
     caller = trail.caller
     if caller.limits == UNLIMITED:
         return Reservation(trail.incoming.request_id, caller.key_id, 0, 0, caller.limits)
-    prompt_tokens = len(trail.incoming.body) // BYTES_PER_TOKEN + 1
-    output_tokens = trail.chat.max_output_tokens or OUTPUT_TOKENS_ESTIMATE
-    model = trail.permitted.facts.model
+    most, model = most_tokens(trail), trail.permitted.facts.model
+    calls = calls_at_once(trail.bundle.routes.for_model(model, trail.permitted.facts.zone))
     usd = max(
         (
-            context.prices.estimate_usd(trail.bundle.places[place], model, prompt_tokens, output_tokens)
+            context.prices.estimate_usd(
+                trail.bundle.places[place], model, most.prompt_tokens, most.completion_tokens
+            )
             for place in trail.permitted.places[Action.INFER] & context.backends.keys()
         ),
         default=0.0,
@@ -124,10 +130,17 @@ def estimate(trail: Trail, context: GatewayContext) -> Reservation:
     return Reservation(
         trail.incoming.request_id,
         caller.key_id,
-        prompt_tokens + output_tokens,
-        round(usd * NANO),
+        calls * (most.prompt_tokens + most.completion_tokens),
+        calls * round(usd * NANO),
         caller.limits,
     )
+
+
+def most_tokens(trail: Trail) -> Usage:
+    """The most that one call for this request should use: by its bytes and its bound on the answer."""
+    assert trail.chat is not None
+    prompt_tokens = len(trail.incoming.body) // BYTES_PER_TOKEN + 1
+    return Usage(prompt_tokens, trail.chat.max_output_tokens or OUTPUT_TOKENS_ESTIMATE)
 
 
 def require_room(entered: Entered) -> None:
@@ -148,9 +161,10 @@ def usable(sealed: bytes, trail: Trail, context: GatewayContext) -> CachedAnswer
     """The cached answer, if it is one, and if today's bundle still permits it to be told."""
     assert trail.cache_key is not None and trail.caller is not None and trail.permitted is not None
     cached = open_entry(sealed, trail.cache_key, trail.caller.tenant, context.tenant_keys)
-    if cached is not None and all(
-        authorised(cached, permitted, context.store_place)
-        for permitted in (trail.permitted, permitted_now(trail, context))
+    if (
+        cached is not None
+        and authorised(cached, trail.permitted, context.store_place)
+        and authorised_now(cached, trail, context)
     ):
         return cached
     return None

@@ -40,12 +40,16 @@ CUT_OFF = ShuttingDown("this gateway stopped before the answer was complete; sen
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One request as the gateway reads it. Of `x-douane-*`, only the labels are read; the rest is ignored."""
+    """One request as the gateway reads it. Of `x-douane-*`, only the labels are read; the rest is ignored.
+
+    `traceparent` is what the caller sent, and may be anything.
+    """
 
     request_id: str
     authorization: str | None
     labels: str | None
     body: bytes
+    traceparent: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ async def read_request(
     Raises `InvalidRequest`, `HeadersTooLarge`, `BodyTooLarge`, `UnsupportedEncoding`, `RequestTimeout` or
     `ClientGone`.
     """
-    authorization = content_type = None
+    authorization = content_type = traceparent = None
     labels: list[str] = []
     declared_bytes: int | None = None
     head_bytes = 0
@@ -87,6 +91,8 @@ async def read_request(
             labels.append(value.decode("latin-1"))
         elif name == b"content-type":
             content_type = value
+        elif name == b"traceparent":
+            traceparent = value
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise UnsupportedEncoding(
                 "compressed bodies are not read; send the JSON as it is, without `content-encoding`"
@@ -112,7 +118,7 @@ async def read_request(
         raise RequestTimeout(
             f"the body did not arrive within {timeout_s:g} s; send it faster or in smaller pieces"
         ) from None
-    return Incoming(request_id, authorization, ",".join(labels) if labels else None, body)
+    return Incoming(request_id, authorization, ",".join(labels) if labels else None, body, traceparent)
 
 
 async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: int) -> bytes:

@@ -82,6 +82,11 @@ def log_loop_errors(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_exception_handler(handle)
 
 
-def event(name: str, /, level: int = logging.INFO, *, exc_info: bool = False, **fields: Any) -> None:
-    """Logs one event; `fields` hold ids, codes and numbers."""
+def event(
+    name: str, /, level: int = logging.INFO, *, exc_info: bool | BaseException = False, **fields: Any
+) -> None:
+    """Logs one event of the process; `fields` hold ids, codes and numbers.
+
+    Not of a request: what is said of one goes through `context.sinks.log`, which asks whether it may be.
+    """
     logging.getLogger("douane").log(level, name, extra={"fields": fields}, exc_info=exc_info)

@@ -1,14 +1,18 @@
-"""Every metric in one table. Labels are places, models and codes: never a tenant's name or content."""
+"""Every metric in one table. Labels are places, kinds and codes: never a tenant's name or content."""
 
 from __future__ import annotations
 
-import functools
+import re
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 Labelled = TypeVar("Labelled", Counter, Histogram)
+
+SERIES_MAX = 1000  # of one metric, buckets not counted
+OTHER = "other"
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")  # ids of places, codes, statuses
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -28,6 +32,7 @@ class Metrics:
     policy_loads: Counter = field(init=False)
     policy_serial: Gauge = field(init=False)
     store_up: Gauge = field(init=False)
+    sinks: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -54,7 +59,9 @@ class Metrics:
             ),
         )  # fmt: skip
         set_once(
-            self, "attempts", counter("douane_attempts", "Tries by place and outcome", "place", "outcome")
+            self,
+            "attempts",
+            counter("douane_attempts", "Tries by place, why and outcome", "place", "kind", "outcome"),
         )
         set_once(
             self, "tokens", counter("douane_tokens", "Tokens by place and direction", "place", "direction")
@@ -66,6 +73,17 @@ class Metrics:
         set_once(self, "policy_serial", gauge("douane_policy_serial", "Serial of the bundle in force"))
         set_once(self, "store_up", gauge("douane_store_up", "1 while the store answers"))
 
+        set_once(
+            self,
+            "sinks",
+            counter("douane_sink_entries", "What became of what sinks were told", "sink", "outcome"),
+        )
+
+    def told(self, sink: str, outcome: str, count: int = 1) -> None:
+        """Counts entries of a sink: `content` or `metadata` was written, `withheld` as not permitted,
+        `dropped` for want of room, `failed` to be written."""
+        self.sinks.labels(sink, outcome).inc(count)
+
     def exposition(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self.registry)
@@ -74,7 +92,23 @@ class Metrics:
 def remembering(metric: Labelled) -> Labelled:
     """The metric, with one look-up for labels that it has seen; the client's own locks and checks each time.
 
-    It remembers no more than the metric itself keeps: one child for each set of labels.
+    It remembers no more than the metric itself keeps: one child for each set of labels, of which there are
+    `SERIES_MAX` at most. A value that is no id or code of ours, and whatever would be one series too many, is
+    counted under `other`: no caller can make a metric hold words of theirs, or grow.
     """
-    metric.labels = functools.cache(metric.labels)  # type: ignore[method-assign]
+    known: dict[tuple[str, ...], Labelled] = {}
+    make = metric.labels
+
+    def labels(*values: str) -> Labelled:
+        child = known.get(values)
+        if child is not None:
+            return child
+        if len(known) >= SERIES_MAX - 1 or not all(WORD.fullmatch(value) for value in values):
+            values = (OTHER,) * len(values)
+            if values in known:
+                return known[values]
+        child = known[values] = make(*values)
+        return child
+
+    metric.labels = labels  # type: ignore[method-assign,assignment]
     return metric

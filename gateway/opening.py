@@ -17,6 +17,8 @@ from gateway.backends.prices import Price, Prices
 from gateway.building import Backends
 from gateway.clock import SystemClock
 from gateway.context import GatewayContext, Readiness
+from gateway.egress.destinations import destinations
+from gateway.egress.guard import Egress
 from gateway.errors import RecordUnavailable
 from gateway.metrics import Metrics
 from gateway.places import BACKEND_KINDS
@@ -34,6 +36,8 @@ from gateway.policy.prover import Prover
 from gateway.receipts.keys import load_signer
 from gateway.routing.health import Health
 from gateway.settings import Settings, SettingsInvalid
+from gateway.sinks.opening import open_sinks, wrong_places
+from gateway.sinks.request_log import DEFAULT_PLACE
 from gateway.store.base import Store
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
@@ -47,16 +51,21 @@ RETIRED_KEYS = "retired-keys"
 
 
 @asynccontextmanager
-async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> AsyncIterator[GatewayContext]:
+async def open_context(
+    settings: Settings, demo_keys: Mapping[str, str], egress: Egress | None = None
+) -> AsyncIterator[GatewayContext]:
     """Everything a request needs, open; closed in the reverse order.
 
+    `egress` is the guard of the whole process, where there is one; the shared client always has a guard.
     Raises what the parts raise when they cannot be opened: `PolicyInvalid`, `PolicyTestsFailed`,
-    `PolicyClaimsFailed`, `KeyFileInvalid`, `AuditUnusable`, `SettingsInvalid`.
+    `PolicyClaimsFailed`, `KeyFileInvalid`, `AuditUnusable`, `SinkUnusable`, `SettingsInvalid`.
     """
     clock = SystemClock()
     metrics = Metrics()
     prices = Prices.load(configured=configured_prices(settings))
     prover = Prover()
+    egress = egress or Egress()
+    egress.register(metrics.registry)
 
     def load(directory: Path) -> Bundle:
         return require_usable(load_bundle(directory, prover), settings, prices)
@@ -67,15 +76,22 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
         signer = load_signer(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
         audit = open_file_audit(settings.state_dir / "audit", clock, settings.audit_durability)
         stack.push_async_callback(audit.aclose)
+        egress.put_in_force(await asyncio.to_thread(destinations, settings, bundle))
         store, store_place = await open_store(settings)
         stack.push_async_callback(store.aclose)
-        http = await stack.enter_async_context(open_http(tls=backend_tls(settings)))
+        http = await stack.enter_async_context(open_http(tls=backend_tls(settings), egress=egress))
         backends = Backends(settings, http, keys)
         backends.rebuild(bundle)
+        if settings.log_place is None and DEFAULT_PLACE not in bundle.places:
+            logs.event("no_log_place", logging.WARNING, place=DEFAULT_PLACE)  # no request is logged then
+        sinks = open_sinks(settings, http, audit.replica, metrics)
+        stack.push_async_callback(sinks.aclose)
 
         def put_in_force(bundle: Bundle) -> None:
             try:
+                reachable = destinations(settings, bundle)
                 backends.rebuild(bundle)
+                egress.put_in_force(reachable)
             except (SettingsInvalid, ValueError) as error:
                 problem = Problem(
                     "places.yaml", 0, None, str(error), "the places and the settings must agree"
@@ -111,6 +127,7 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
             signer=signer,
             prices=prices,
             metrics=metrics,
+            sinks=sinks,
             clock=clock,
             readiness=Readiness(),
             demo_keys=demo_keys,
@@ -171,7 +188,6 @@ def require_usable(bundle: Bundle, settings: Settings, prices: Prices) -> Bundle
     not be charged to a budget."""
     named = {
         "gateway_place": settings.gateway_place,
-        "audit_place": settings.audit_place,
         "terminator_place": settings.terminator_place,
     }
     problems = [
@@ -180,6 +196,7 @@ def require_usable(bundle: Bundle, settings: Settings, prices: Prices) -> Bundle
         for name, place in named.items()
         if place is not None and place not in bundle.places
     ]  # fmt: skip
+    problems += wrong_places(settings, bundle.places)
     priced = (
         "set `input_usd_per_million_tokens` and `output_usd_per_million_tokens` of the place under `backends`"
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import Final, Literal
 
 Source = Literal["derived", "declared"]
+IpNetwork = IPv4Network | IPv6Network
 
 
 class Action(StrEnum):
@@ -51,7 +53,8 @@ class Place:
 
     `models` maps a canonical model name to the id that the backend knows it by; empty for sinks.
     `zones` holds the country and every union it is in. `source` says whether the place follows from the
-    host that is signed for (`derived`) or was written down by the operator (`declared`).
+    host that is signed for (`derived`) or was written down by the operator (`declared`). `private_range`
+    holds the networks that every address of its host must be in; empty where none is declared.
     """
 
     id: str
@@ -66,6 +69,7 @@ class Place:
     attestations: frozenset[str]
     source: Source
     host: str | None
+    private_range: tuple[IpNetwork, ...] = ()
 
     @property
     def actions(self) -> frozenset[Action]:

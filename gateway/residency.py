@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from gateway import errors
+from gateway.cache import CachedAnswer, authorised
 from gateway.context import GatewayContext
+from gateway.facts import Facts
 from gateway.places import Action
 from gateway.policy.alternative import nearest_alternative
 from gateway.policy.permit import Permitted, permit
 from gateway.trail import Trail
 
 
-def permitted_now(trail: Trail, context: GatewayContext) -> Permitted:
+class Judged(Protocol):
+    """Whatever is known of a request that has been judged: its trail, or what a sink keeps of it."""
+
+    @property
+    def facts(self) -> Facts | None: ...
+
+    @property
+    def permitted(self) -> Permitted | None: ...
+
+
+def permitted_now(trail: Judged, context: GatewayContext) -> Permitted:
     """What the bundle in force permits: a copy must suit it as well as the one the request came in under."""
     assert trail.permitted is not None and trail.facts is not None
     current = context.policies.current
     if current.revision == trail.permitted.revision:
         return trail.permitted
     return permit(trail.facts, current)
+
+
+def authorised_now(cached: CachedAnswer, trail: Trail, context: GatewayContext) -> bool:
+    """Whether the bundle in force permits this copy too: made at the very place, not merely at its name."""
+    place = cached.origin.place
+    same = context.policies.current.places.get(place) == trail.bundle.places.get(place)
+    return same and authorised(cached, permitted_now(trail, context), context.store_place)
 
 
 def require_permitted(trail: Trail, context: GatewayContext) -> None:

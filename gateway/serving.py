@@ -12,6 +12,8 @@ from gateway import logs
 from gateway.app import create_app
 from gateway.backends.base import BackendFault
 from gateway.context import GatewayContext
+from gateway.egress.destinations import destinations
+from gateway.egress.guard import Egress
 from gateway.engine_process import running_engine
 from gateway.opening import open_context
 from gateway.server import GatewayServer, bound_socket, require_certificate, server_config
@@ -27,15 +29,21 @@ async def serve(
     demo_keys: Mapping[str, str],
     started: Callable[[int], None],
     stop: asyncio.Event | None = None,
+    egress: Egress | None = None,
 ) -> None:
-    """Serves until SIGINT, SIGTERM or `stop`; calls `started` with the port once it accepts connections."""
+    """Serves until SIGINT, SIGTERM or `stop`; calls `started` with the port once it accepts connections.
+
+    `egress` is the guard of the whole process, where there is one.
+    """
     loop = asyncio.get_running_loop()
     logs.log_loop_errors(loop)
     require_certificate(settings)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(bound_socket(settings))  # first: whatever follows takes longer to fail
+        if egress is not None:
+            egress.put_in_force(destinations(settings, None))
         settings = await stack.enter_async_context(with_engine(settings))
-        context = await stack.enter_async_context(open_context(settings, demo_keys))
+        context = await stack.enter_async_context(open_context(settings, demo_keys, egress))
         reloads: set[asyncio.Task[bool]] = set()
 
         def reload() -> None:

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -53,6 +54,9 @@ class BackendSettings(BaseModel):
 
     url: str | None = Field(default=None, description="Base URL of an engine or OpenAI-compatible server.")
     secret: SecretStr | None = Field(default=None, description="Bearer secret of that server.")
+    hosts: tuple[str, ...] = Field(
+        default=(), description="Further `host` or `host:port` that a `litellm` provider's client needs."
+    )
     input_usd_per_million_tokens: float | None = Field(
         default=None, ge=0, description="What a prompt costs here, where no price list says so."
     )
@@ -98,6 +102,36 @@ class Settings(BaseModel):
     audit_failure: Literal["refuse", "continue"] = Field(
         default="refuse", description="When no record can be written: refuse requests, or go on unrecorded."
     )
+    log_place: str | None = Field(
+        default=None,
+        description="Place id of this process's own log; default: the bundle's `logs`, if it has that place.",
+    )
+    content_log: Path | None = Field(
+        default=None, description="Directory of the content log; without it, none is written."
+    )
+    content_log_place: str | None = Field(
+        default=None, description="Place id of the content log, of kind `log`."
+    )
+    content_log_file_bytes: int = Field(
+        default=64 * MIB,
+        ge=1024,
+        description="A file of the content log is changed for a new one at this size.",
+    )
+    content_log_files: int = Field(
+        default=16, ge=1, le=9999, description="Files kept of the content log; the oldest goes first."
+    )
+    trace_url: str | None = Field(
+        default=None,
+        description="Where traces are sent: OTLP over HTTP, the whole URL; without it, none are made.",
+    )
+    trace_place: str | None = Field(
+        default=None, description="Place id of what receives traces, of kind `trace`."
+    )
+    trace_secret: SecretStr | None = Field(default=None, description="Bearer secret of `trace_url`.")
+    trace_content: bool = Field(
+        default=False,
+        description="Traces hold prompts and answers too, where `log` is permitted at their place.",
+    )
     redis_url: SecretStr | None = Field(
         default=None, description="Redis; without it the store is this process."
     )
@@ -113,6 +147,9 @@ class Settings(BaseModel):
         description="`aws`: the bundle's Bedrock places; `emulator`: demo only, labelled as such.",
     )
     aws_profile: str | None = Field(default=None, description="AWS profile to take credentials from.")
+    aws_instance_role: bool = Field(
+        default=False, description="Ask the machine's metadata service (IMDS) for the role of the instance."
+    )
     emulator_urls: dict[str, str] = Field(
         default_factory=dict, description="Demo only: emulator URL by region."
     )
@@ -130,6 +167,10 @@ class Settings(BaseModel):
     )
     backends: dict[str, BackendSettings] = Field(
         default_factory=dict, description="Further backends, by place id."
+    )
+    egress: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further destinations, `host:port` to the id of the place that is reached there.",
     )
     ca_file: Path | None = Field(
         default=None, description="Authorities (PEM) that backends' certificates may also be of."
@@ -158,6 +199,24 @@ class Settings(BaseModel):
     )
 
     @model_validator(mode="after")
+    def sinks_have_places(self) -> Settings:
+        for field, place in (("content_log", "content_log_place"), ("trace_url", "trace_place")):
+            if (getattr(self, field) is None) != (getattr(self, place) is None):
+                raise ValueError(
+                    f"`{field}` and `{place}` belong together: set both (DOUANE_{field.upper()}, "
+                    f"DOUANE_{place.upper()}), so that the policy can say what may be written there"
+                )
+        if self.trace_url is None:
+            named = [name for name in ("trace_secret", "trace_content") if getattr(self, name)]
+            if named:
+                raise ValueError(
+                    f"`{named[0]}` says something of traces, and there are none: set `trace_url`"
+                )
+        else:
+            require_trace_url(self.trace_url)
+        return self
+
+    @model_validator(mode="after")
     def exposed_only_with_tls(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError(
@@ -169,6 +228,19 @@ class Settings(BaseModel):
                 "DOUANE_TLS_KEY, or DOUANE_BEHIND_PROXY=true when a proxy in front terminates TLS"
             )
         return self
+
+
+def require_trace_url(url: str) -> None:
+    """Raises ValueError unless it is https, or http on loopback, and holds no secret."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(
+            "`trace_url` must be a whole URL such as `https://collector.internal:4318/v1/traces`"
+        )
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("`trace_url` must be an https URL (plain http is for loopback only)")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("`trace_url` must hold no user, query or fragment; a secret goes to `trace_secret`")
 
 
 def is_loopback(host: str) -> bool:

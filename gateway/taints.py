@@ -13,23 +13,24 @@ REMEMBERED_MAX = 50_000
 
 
 class RememberedTaints:
-    """Labels by conversation digest, the least recently used forgotten first.
+    """Labels by mark, the least recently used forgotten first.
 
     Forgetting is harmless: the store's answer decides, and a wrong guess costs one more round trip.
     """
 
     def __init__(self, size_max: int = REMEMBERED_MAX) -> None:
         self._size_max = size_max
-        self._labels: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._labels: OrderedDict[bytes, frozenset[str]] = OrderedDict()
 
     def recall(self, conversation: Conversation) -> frozenset[str]:
-        return frozenset().union(*(self._labels.get(digest, frozenset()) for digest in conversation.reads))
+        found = map(self._labels.get, conversation.marks)
+        return frozenset().union(*{labels for labels in found if labels is not None})
 
-    def remember(self, conversation: Conversation, labels: Iterable[str]) -> None:
-        names = frozenset(labels)
-        for digest in conversation.writes:
-            self._labels[digest] = self._labels.get(digest, frozenset()) | names
-            self._labels.move_to_end(digest)
+    def remember(self, marks: Iterable[bytes], labels: frozenset[str]) -> None:
+        for mark in marks:
+            before = self._labels.get(mark, labels)
+            self._labels[mark] = labels if before <= labels else before | labels
+            self._labels.move_to_end(mark)
         while len(self._labels) > self._size_max:
             self._labels.popitem(last=False)
 

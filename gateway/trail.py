@@ -16,6 +16,7 @@ from gateway.policy.bundle import Bundle
 from gateway.policy.permit import Permitted
 from gateway.routing.attempts import Tried
 from gateway.routing.plan import Decision
+from gateway.sinks.timing import Timing
 from gateway.store.base import Conversation, Reservation
 
 
@@ -33,10 +34,15 @@ class Trail:
     reservation: Reservation | None = None  # set while something is reserved
     cache_key: str | None = None
     cache: str = "off"  # `off`, `miss` or `hit`
+    answer_mark: bytes | None = None  # of what was delivered, once it is
     decision: Decision | None = None
     begun: Sealed | None = None
     tried: list[Tried] = field(default_factory=list)
     rules: tuple[str, ...] = ()
+    delivered: list[bytes] = field(
+        default_factory=list
+    )  # the body, or a stream's events if a sink wants them
+    timings: list[Timing] = field(default_factory=list)
     concluded: bool = False  # its last record is on its way, and must not be written twice
 
     @property

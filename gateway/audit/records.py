@@ -18,17 +18,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One attempt: `outcome` is `answered`, `cancelled` (the client left), or a `BackendFault`'s kind."""
+    """One attempt: `outcome` is `answered`, `cancelled` (the client left), `outrun` (another was first),
+    `withdrawn` (no longer permitted), `withheld` (by the place's content filter) or a `BackendFault`'s kind.
+
+    `kind` says why it was made, in a word of `gateway.routing.kind`.
+    """
 
     place: str
     outcome: str
+    kind: str
     upstream: Upstream | None = None
 
     def fields(self) -> dict[str, Any]:
         if self.upstream is None:
-            return {"place": self.place, "outcome": self.outcome}
+            return {"place": self.place, "kind": self.kind, "outcome": self.outcome}
         return {
             "place": self.place,
+            "kind": self.kind,
             "outcome": self.outcome,
             "host": self.upstream.host,
             "region": self.upstream.region,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from gateway.openai import ChatRequest
 from gateway.places import Place
@@ -124,6 +124,14 @@ class Backend(Protocol):
         Returns its load, None if it says nothing of it.
         """
         ...
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A backend that says whom it asks also where no answer came: for calls that were cancelled."""
+
+    @property
+    def asked(self) -> Upstream: ...
 
 
 class BackendFault(Exception):

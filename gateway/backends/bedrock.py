@@ -77,6 +77,10 @@ class BedrockBackend:
     def place(self) -> Place:
         return self._place
 
+    @property
+    def asked(self) -> Upstream:
+        return self._upstream(None)
+
     def unsupported(self, chat: ChatRequest) -> tuple[str, ...]:
         return converse.unsupported(chat)
 

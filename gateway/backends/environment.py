@@ -17,6 +17,8 @@ PROXIES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 OTHER_ENDPOINTS: Final = ("AWS_BEDROCK_RUNTIME_ENDPOINT",)
 HOST_SWITCHES: Final = ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")
 TRUE: Final = "true"
+FALSE: Final = frozenset({"false", "0", "no", "off"})
+UNVERIFIED: Final = "SSL_VERIFY"
 
 UNSET: Final = "unset it: a backend's address follows from `places.yaml` and nothing else"
 UNSET_PROXY: Final = "unset it: a proxy would read every request; configure one explicitly, with a place"
@@ -32,7 +34,23 @@ def forbidden_environment(
     Values are never repeated: a proxy's address may hold a password.
     """
     in_use = profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
-    return [*forbidden_variables(environ), *forbidden_profile_settings(in_use, profiles)]
+    return [
+        *forbidden_variables(environ),
+        *forbidden_everywhere(environ),
+        *forbidden_profile_settings(in_use, profiles),
+    ]
+
+
+def forbidden_everywhere(environ: Mapping[str, str]) -> list[str]:
+    """A message for each variable that redirects or bares requests whatever is called; Bedrock or not."""
+    messages = []
+    for name in sorted(environ):
+        value = environ[name].strip()
+        if value and name.lower() in PROXIES:
+            messages.append(f"`{name}` is set; {UNSET_PROXY}")
+        elif name == UNVERIFIED and value.lower() in FALSE:
+            messages.append(f"`{name}` is set, and litellm would not verify certificates; unset it")
+    return messages
 
 
 def forbidden_variables(environ: Mapping[str, str]) -> Iterator[str]:
@@ -43,8 +61,6 @@ def forbidden_variables(environ: Mapping[str, str]) -> Iterator[str]:
             continue
         if name in endpoints:
             yield f"`{name}` is set; {UNSET}"
-        elif name.lower() in PROXIES:
-            yield f"`{name}` is set; {UNSET_PROXY}"
         elif name in HOST_SWITCHES and environ[name].strip().lower() == TRUE:
             yield f"`{name}` is set, which stands for other hosts than those of `places.yaml`; unset it"
 

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from gateway.backends.base import BackendFault, Broken, Misconfigured, TimedOut, Unreachable, Upstream
+from gateway.egress.client import PinnedResolver, PinnedSockets
+from gateway.egress.guard import Egress, EgressRefused
 
 CONNECT_TIMEOUT_S: Final = 5.0
 IDLE_TIMEOUT_S: Final = 60.0
@@ -31,17 +33,25 @@ LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 @asynccontextmanager
 async def open_http(
-    *, tls: ssl.SSLContext | None = None, connections_max: int = 1024
+    *, tls: ssl.SSLContext | None = None, egress: Egress | None = None, connections_max: int = 1024
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """The client that backends share; `tls` adds authorities (default: the system's), never drops checks.
 
+    With `egress` it resolves and connects to destinations of the guard only, on whatever event loop it runs;
+    without, as in a test of one backend, it goes where it is sent.
     Raises ValueError when `tls` would not verify the server's certificate and name.
     """
     context = tls or ssl.create_default_context()
     if context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
         raise ValueError("`tls` must verify certificates and host names; use `ssl.create_default_context`")
     connector = aiohttp.TCPConnector(
-        ssl=context, limit=connections_max, limit_per_host=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=60
+        ssl=context,
+        limit=connections_max,
+        limit_per_host=0,
+        keepalive_timeout=KEEPALIVE_S,
+        ttl_dns_cache=60,
+        resolver=PinnedResolver(egress) if egress is not None else None,
+        socket_factory=PinnedSockets(egress) if egress is not None else None,
     )
     async with aiohttp.ClientSession(
         connector=connector,
@@ -79,6 +89,8 @@ def transport_fault(error: Exception, place_id: str, upstream: Upstream) -> Back
             return Unreachable(
                 f"`{place_id}` shows a certificate that is not valid for `{upstream.host}`", upstream=upstream
             )
+        case aiohttp.ClientConnectorError(os_error=EgressRefused() as refused):
+            return Unreachable(f"`{place_id}`: {refused}", upstream=upstream)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
             return Unreachable(f"`{place_id}` cannot be reached at `{upstream.host}`", upstream=upstream)
         case TimeoutError():

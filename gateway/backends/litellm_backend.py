@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -30,6 +32,7 @@ from gateway.backends.base import (
     Upstream,
 )
 from gateway.backends.http import require_safe
+from gateway.egress.guard import EgressRefused
 from gateway.openai import ChatRequest
 from gateway.places import Place
 from gateway.routing.attempt import Attempt
@@ -45,13 +48,32 @@ FAULTS: Final[Mapping[str, tuple[type[BackendFault], str]]] = {
     "BudgetExceededError": (Misconfigured, "is stopped by a budget that was set inside litellm"),
 }
 NOT_A_PARAMETER: Final = frozenset({"messages"})
+CAUSES_MAX: Final = 20
+# What litellm otherwise fetches: prices when it is imported, headers of one provider, presets, tokenizers.
+LOCAL_COPIES: Final = (
+    "LITELLM_LOCAL_MODEL_COST_MAP",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS",
+    "LITELLM_LOCAL_AUTOROUTER_PRESETS",
+    "HF_HUB_OFFLINE",
+)
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+
+# The hosts of the place that a call is made for; what litellm starts in the course of a call inherits it.
+HOSTS_OF_CALL: Final[ContextVar[frozenset[str] | None]] = ContextVar("hosts_of_call", default=None)
+
+
+class NotThere(OSError):
+    """A request that would go, or was sent on, to another host than those of its place."""
 
 
 def load_litellm() -> Any:
     """litellm, told to keep to itself: no download at import, no telemetry, no callbacks, nothing dropped."""
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    os.environ.update(dict.fromkeys(LOCAL_COPIES, "True"))
     litellm: Any = importlib.import_module("litellm")
+    keep_to_the_place(litellm)
     litellm.telemetry = False
+    litellm.disable_aiohttp_trust_env = True
     litellm.drop_params = False
     litellm.suppress_debug_info = True
     litellm.turn_off_message_logging = True
@@ -67,16 +89,79 @@ def load_litellm() -> Any:
     return litellm
 
 
+def keep_to_the_place(litellm: Any) -> None:
+    """Has every HTTP client that litellm makes refuse other hosts than the place's, and redirects.
+
+    litellm's clients follow redirects, with the prompt, and no setting of it turns that off; the transport
+    below them is the one point that all share.
+    """
+    handler = importlib.import_module("litellm.llms.custom_httpx.http_handler")
+    kind = handler.AsyncHTTPHandler
+    if getattr(kind.create_async_transport, "keeps_to_the_place", False):
+        return
+    make = kind.create_async_transport
+
+    def create_async_transport(*given: Any, **named: Any) -> Any:
+        made = make(*given, **named)
+        if made is None:  # httpx would make its own, after us
+            made = handler.AsyncHTTPTransport(verify=named.get("ssl_context") or True)
+        send = made.handle_async_request
+
+        async def handle_async_request(request: Any) -> Any:
+            require_the_place(request.url)
+            response = await send(request)
+            if response.status_code in REDIRECTS:
+                await response.aclose()
+                raise NotThere(f"a redirect {response.status_code} is never followed")
+            return response
+
+        made.handle_async_request = handle_async_request
+        return made
+
+    create_async_transport.keeps_to_the_place = True  # type: ignore[attr-defined]
+    kind.create_async_transport = staticmethod(create_async_transport)
+    litellm.sync_transport = synchronous(handler)
+
+
+def synchronous(handler: Any) -> Any:
+    """The same for clients that litellm runs in a thread."""
+    transport = handler.HTTPTransport(verify=handler.get_ssl_configuration())
+    send = transport.handle_request
+
+    def handle_request(request: Any) -> Any:
+        require_the_place(request.url)
+        response = send(request)
+        if response.status_code in REDIRECTS:
+            response.close()
+            raise NotThere(f"a redirect {response.status_code} is never followed")
+        return response
+
+    transport.handle_request = handle_request
+    return transport
+
+
+def require_the_place(url: Any) -> None:
+    hosts = HOSTS_OF_CALL.get()
+    if hosts is not None and url.host not in hosts:
+        raise NotThere(f"`{url.host}` is no host of this place")
+
+
 class LiteLLMBackend:
     """A `Backend` over `litellm.acompletion`; the place's model ids are litellm's (`provider/model`).
 
     Where such a place is was declared by the operator and cannot be derived. `api_base` and `api_key` are
-    passed explicitly. Raises ValueError for a model whose provider litellm does not know, and for plain
-    http beyond loopback.
+    passed explicitly; a call reaches the host of `api_base` and `hosts`, no other. Raises ValueError for a
+    model whose provider litellm does not know, and for plain http beyond loopback.
     """
 
     def __init__(
-        self, place: Place, *, api_key: str | None = None, api_base: str | None = None, emulated: bool = False
+        self,
+        place: Place,
+        *,
+        api_key: str | None = None,
+        api_base: str | None = None,
+        hosts: Iterable[str] = (),
+        emulated: bool = False,
     ) -> None:
         if api_base is not None:
             require_safe(api_base, f"url of `{place.id}`")
@@ -87,6 +172,8 @@ class LiteLLMBackend:
         }
         self._supported = frozenset.intersection(*(self._parameters_of(m) for m in place.models.values()))
         self._upstream = Upstream(place.host or "declared", place.region, None, emulated)
+        own = urlsplit(api_base).hostname if api_base is not None else None
+        self._hosts = frozenset({own, *hosts}) if own else None
 
     @property
     def place(self) -> Place:
@@ -123,6 +210,7 @@ class LiteLLMBackend:
 
     async def _call(self, attempt: Attempt, chat: ChatRequest, *, stream: bool) -> Any:
         body = orjson.loads(openai_wire.request_body(chat, attempt.upstream_model, stream=stream))
+        HOSTS_OF_CALL.set(self._hosts)  # in the context of this request, which no other call shares
         try:
             return await self._litellm.acompletion(
                 **body,
@@ -218,6 +306,9 @@ class LiteLLMStream:
 
 def litellm_fault(error: Exception, place_id: str, upstream: Upstream) -> BackendFault:
     """The fault of what litellm raised, by class and status; its text may hold content and is dropped."""
+    if (refused := refused_within(error)) is not None:
+        kind = Misconfigured if isinstance(refused, NotThere) else Unreachable
+        return kind(f"`{place_id}`: {refused}", upstream=upstream)
     names = [kind.__name__ for kind in type(error).__mro__]
     status = getattr(error, "status_code", None)
     if "ContextWindowExceededError" in names:
@@ -234,3 +325,12 @@ def litellm_fault(error: Exception, place_id: str, upstream: Upstream) -> Backen
     if ours and status in (None, 400, 413, 422):
         return Refused(f"`{place_id}` refused the request as invalid", upstream=upstream)
     return ServerFault(f"`{place_id}` failed", upstream=upstream)
+
+
+def refused_within(error: BaseException | None) -> NotThere | EgressRefused | None:
+    """What of ours an error came from: litellm and the clients below it wrap what they meet."""
+    for _ in range(CAUSES_MAX):
+        if error is None or isinstance(error, NotThere | EgressRefused):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -83,6 +83,10 @@ class OpenAIBackend:
     def place(self) -> Place:
         return self._place
 
+    @property
+    def asked(self) -> Upstream:
+        return self._nobody
+
     def unsupported(self, chat: ChatRequest) -> tuple[str, ...]:
         return self._refuses(chat)
 

@@ -9,77 +9,49 @@ import hashlib
 import json
 import secrets
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 
+from gateway.cli.difference import print_difference
+from gateway.cli.packs import add, packs
+from gateway.cli.policy_command import (
+    DENIED,
+    DIRECTORY,
+    FAILED,
+    GOOD,
+    InvalidUsage,
+    PolicyGroup,
+    exit_invalid,
+    load_or_exit,
+    read_or_exit,
+    with_format,
+)
 from gateway.cli.proof import print_entrance, print_proof
+from gateway.cli.runs import print_run
 from gateway.facts import Facts
 from gateway.policy.cedar import export_cedar
+from gateway.policy.compare import compare
 from gateway.policy.entrances import entrances_of
 from gateway.policy.explain import Explanation, explain
 from gateway.policy.json_schema import schemas, write_schemas
-from gateway.policy.load import Loaded, compile_files
+from gateway.policy.lint import lint
+from gateway.policy.load import Loaded
 from gateway.policy.problems import PolicyInvalid, Problem
 from gateway.policy.proof import prove
-from gateway.policy.runner import Run, run_cases
+from gateway.policy.runner import run_cases
 from gateway.policy.source.cases import Known, RequestEntry, facts_of
 from gateway.policy.source.check import check as check_document
-from gateway.policy.source.directory import read_directory
 from gateway.policy.source.document import parse_document
-
-GOOD, FAILED, DENIED, INVALID = 0, 1, 2, 3
-
-
-class InvalidUsage(click.UsageError):
-    """A usage error; click's own would end with 2, which here means denied."""
-
-    exit_code = INVALID
-
-
-class PolicyCommand(click.Command):
-    """A command whose usage errors are invalid input, like any other."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as error:
-            raise InvalidUsage(error.format_message(), error.ctx) from None
-
-
-class PolicyGroup(click.Group):
-    command_class = PolicyCommand
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as error:
-            raise InvalidUsage(error.format_message(), error.ctx) from None
-
-    def resolve_command(
-        self, *args: Any, **kwargs: Any
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(*args, **kwargs)
-        except click.UsageError as error:
-            raise InvalidUsage(error.format_message(), error.ctx) from None
 
 
 @click.group(cls=PolicyGroup)
 def policy() -> None:
-    """Check, test, prove, explain and export policy bundles."""
+    """Check, test, prove, compare, explain and export policy bundles."""
 
 
-def with_format(command: Callable[..., None]) -> Callable[..., None]:
-    """The option that every command has."""
-    return click.option(
-        "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
-    )(command)
-
-
-DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+policy.add_command(packs)
+policy.add_command(add)
 
 
 @policy.command()
@@ -87,10 +59,14 @@ DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(path_type
 @with_format
 @click.pass_context
 def check(context: click.Context, directory: Path, form: str) -> None:
-    """Check all of the bundle in DIR: files, names, geography, antitone labels, its examples and claims."""
-    loaded = load_or_exit(context, directory, form)
+    """Check all of the bundle in DIR: files, names, geography, antitone labels, its examples and claims.
+
+    What `lint` finds is shown as a warning.
+    """
+    files, loaded = read_or_exit(context, directory, form)
     run = run_cases(loaded.bundle, loaded.cases)
     proof = prove(loaded.bundle, loaded.claims)
+    findings = lint(files, loaded)
     bundle = loaded.bundle
     if form == "json":
         said = {
@@ -103,6 +79,8 @@ def check(context: click.Context, directory: Path, form: str) -> None:
             "classes": bundle.table.classes,
             "tests": run.wire(),
             "claims": proof.wire()["claims"],
+            "packs": [pack.name for pack in loaded.packs],
+            "warnings": [finding.wire() for finding in findings],
         }
         click.echo(json.dumps(said, indent=2))
     else:
@@ -111,9 +89,32 @@ def check(context: click.Context, directory: Path, form: str) -> None:
             f"{len(bundle.rules)} rules, {len(bundle.places)} places, {len(bundle.tenants)} tenants, "
             f"{bundle.table.classes} classes; more labels never permit more"
         )
+        if loaded.packs:
+            names = ", ".join(f"{pack.name} (version {pack.version})" for pack in loaded.packs)
+            click.echo(f"adopted packs: {names}")
         print_run(run, verbose=False)
         print_proof(proof, verbose=False)
+        for finding in findings:
+            click.echo(f"warning: {finding.problem.text()}")
     context.exit(GOOD if run.passed and proof.holds else FAILED)
+
+
+@policy.command("lint")
+@DIRECTORY
+@with_format
+@click.pass_context
+def lint_command(context: click.Context, directory: Path, form: str) -> None:
+    """List what in DIR does nothing: rules, hops, routes, labels, examples and claims. Ends with 1 if any."""
+    files, loaded = read_or_exit(context, directory, form)
+    findings = lint(files, loaded)
+    if form == "json":
+        said = {"clean": not findings, "findings": [finding.wire() for finding in findings]}
+        click.echo(json.dumps(said, indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.problem.text()} [{finding.kind}]")
+        click.echo(f"{len(findings)} findings" if findings else "clean: every line does something")
+    context.exit(FAILED if findings else GOOD)
 
 
 @policy.command()
@@ -152,6 +153,26 @@ def prove_command(context: click.Context, directory: Path, form: str) -> None:
         for entrance in entrances:
             print_entrance(entrance, loaded.bundle)
     context.exit(GOOD if proof.holds else FAILED)
+
+
+@policy.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@with_format
+@click.pass_context
+def diff(context: click.Context, old: Path, new: Path, form: str) -> None:
+    """List what becomes allowed and denied from the bundle OLD to NEW, for every request that there could be.
+
+    Ends with 1 when anything is newly allowed: for a check on a change, see docs/policy-review.md.
+    """
+    old_files, before = read_or_exit(context, old, form, named=True)
+    new_files, after = read_or_exit(context, new, form, named=True)
+    found = compare(before, after, old_files, new_files)
+    if form == "json":
+        click.echo(json.dumps(found.wire(), indent=2))
+    else:
+        print_difference(found, before.bundle, after.bundle)
+    context.exit(FAILED if found.newly_allows else GOOD)
 
 
 @policy.command("explain")
@@ -237,26 +258,6 @@ def schema(out: Path | None, form: str) -> None:
         click.echo(json.dumps({name: json.loads(text) for name, text in schemas().items()}, indent=2))
 
 
-def load_or_exit(context: click.Context, directory: Path, form: str) -> Loaded:
-    """The compiled bundle, or the problems and exit status 3."""
-    try:
-        return compile_files(read_directory(directory))
-    except PolicyInvalid as error:
-        exit_invalid(context, error, form)
-
-
-def exit_invalid(context: click.Context, error: PolicyInvalid, form: str) -> NoReturn:
-    """Prints every problem and ends with status 3."""
-    if form == "json":
-        problems = [problem.wire() for problem in error.problems]
-        click.echo(json.dumps({"valid": False, "problems": problems}, indent=2))
-    else:
-        for problem in error.problems:
-            click.echo(problem.text(), err=True)
-    context.exit(INVALID)
-    raise AssertionError("exit returned")
-
-
 def read_request(path: Path, loaded: Loaded) -> Facts:
     """The facts of a request file, collected as those of a real request are. Raises PolicyInvalid."""
     try:
@@ -282,19 +283,6 @@ def read_request(path: Path, loaded: Loaded) -> Facts:
     if facts is None:
         raise PolicyInvalid(problems)
     return facts
-
-
-def print_run(run: Run, *, verbose: bool) -> None:
-    """One line for each case (only the failing ones unless `verbose`), then a summary."""
-    for result in run.results:
-        if verbose or not result.passed:
-            click.echo(f"{'pass' if result.passed else 'FAIL'}  {result.case.name}")
-        for failure in result.failures:
-            click.echo(f"      {result.case.file}:{result.case.line}: {failure}")
-    failed = sum(not result.passed for result in run.results)
-    click.echo(f"{len(run.results) - failed} examples passed, {failed} failed")
-    for rule in run.unexercised:
-        click.echo(f"no example exercises `{rule}`")
 
 
 def print_explanation(found: Explanation) -> None:

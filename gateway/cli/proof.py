@@ -7,7 +7,7 @@ from collections.abc import Collection
 import click
 
 from gateway.policy.bundle import Bundle
-from gateway.policy.entrances import Entrance, in_words
+from gateway.policy.entrances import Entrance, Unserved, in_words
 from gateway.policy.witness import Proof
 
 LABELS_SHOWN = 6  # of those from which an entrance cannot serve; JSON has all
@@ -38,14 +38,20 @@ def print_entrance(entrance: Entrance, bundle: Bundle) -> None:
     said = "cannot serve:" if entrance.unserved else "can serve every request"
     click.echo(f"entrance {entrance.place} ({entrance.country}) {said}")
     for group in entrance.unserved:
-        labels = [", ".join(one.names()) for one in group.labels_from]
-        more = f"; and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
-        purposes = all_or(group.purposes, bundle.vocabulary.purposes, "purpose")
-        models = all_or(group.models, bundle.routes.models, "model")
-        click.echo(f"  {in_words(group.whos, bundle)}; {purposes}; {models}")
-        click.echo(
-            f"       from the labels {'; or '.join(labels[:LABELS_SHOWN])}{more}: {', '.join(group.rules)}"
-        )
+        for line in entrance_lines(group, bundle):
+            click.echo(line)
+
+
+def entrance_lines(group: Unserved, bundle: Bundle) -> tuple[str, str]:
+    """Who cannot be served, and from which labels on."""
+    labels = [", ".join(one.names()) for one in group.labels_from]
+    more = f"; and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
+    purposes = all_or(group.purposes, bundle.vocabulary.purposes, "purpose")
+    models = all_or(group.models, bundle.routes.models, "model")
+    return (
+        f"  {in_words(group.whos, bundle)}; {purposes}; {models}",
+        f"       from the labels {'; or '.join(labels[:LABELS_SHOWN])}{more}: {', '.join(group.rules)}",
+    )
 
 
 def all_or(chosen: Collection[str], every: Collection[str], what: str) -> str:

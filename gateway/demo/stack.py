@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from gateway import __version__
+from gateway.egress.guard import Egress
 from gateway.engine_process import EngineFailed
 from gateway.opening import MASTER_KEY, RECEIPT_KEY
 from gateway.policy.load import load_bundle
@@ -40,13 +41,14 @@ def demo_settings(environ: Mapping[str, str], given: Mapping[str, Any]) -> Setti
     return read_settings(environ, **{**defaults, **given})
 
 
-async def serve_demo(settings: Settings) -> None:
+async def serve_demo(settings: Settings, egress: Egress | None = None) -> None:
     """`douane serve --demo`: prepares what is missing, serves until asked to stop."""
     async with demo_stack(settings) as (settings, key, _):
         await serve(
             settings,
             {hashlib.sha256(key.encode()).hexdigest(): DEMO_TENANT},
             lambda port: click.echo(snippets(settings, port, key)),
+            egress=egress,
         )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from gateway.policy.source.cases import CasesFile
 from gateway.policy.source.claims import ClaimsFile
+from gateway.policy.source.packs import PackFile
 from gateway.policy.source.places import PlacesFile
 from gateway.policy.source.residency import ResidencyFile
 from gateway.policy.source.routes import RoutesFile
@@ -29,6 +30,7 @@ MODELS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
         "residency.json": ResidencyFile,
         "claims.json": ClaimsFile,
         "tests.json": CasesFile,
+        "pack.json": PackFile,
     }
 )
 

@@ -74,6 +74,14 @@ class Lattice:
             above |= (points & ~self.with_category[name]) << (ranks << (len(self.names) - 1 - number))
         return points & ~above
 
+    def greatest(self, points: int) -> int:
+        """The points with no other one of the set right above them: the counterpart of `least`."""
+        ranks = len(self.vocabulary.scale)
+        below = (points & join(self.from_rank[1:2])) >> 1
+        for number, name in enumerate(self.names):
+            below |= (points & self.with_category[name]) >> (ranks << (len(self.names) - 1 - number))
+        return points & ~below
+
     def in_order(self, points: int) -> Iterator[Labels]:
         """The labels of these points, the smallest first."""
         while (found := self.smallest(points, len(self.levels))) is not None:

@@ -23,8 +23,9 @@ from gateway.policy.source import residency
 from gateway.policy.source.cases import Case, CasesFile, build_cases
 from gateway.policy.source.check import check
 from gateway.policy.source.claims import ClaimsFile, build_claims
-from gateway.policy.source.directory import Files, read_directory
+from gateway.policy.source.directory import ADOPTED, Files, read_directory
 from gateway.policy.source.document import Document, parse_document
+from gateway.policy.source.packs import Pack, PackFile, build_packs, only_forbids
 from gateway.policy.source.places import PlacesFile, build_places
 from gateway.policy.source.residency import ResidencyFile, build_rules
 from gateway.policy.source.routes import RoutesFile, build_routes
@@ -38,11 +39,13 @@ Parse = Callable[[str, bytes], Document]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A compiled bundle with its examples, which have not run, and its claims, which are not proven."""
+    """A compiled bundle with its examples, which have not run, its claims, which are not proven, and the
+    packs that it has adopted, whose rules and claims are among its own."""
 
     bundle: Bundle
     cases: tuple[Case, ...]
     claims: tuple[Claim, ...]
+    packs: tuple[Pack, ...] = ()
 
 
 Prove = Callable[[Files, Loaded], tuple[Problem, ...]]
@@ -95,8 +98,12 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
     places_file = read("places.yaml", PlacesFile)
     tenants_file = read("tenants.yaml", TenantsFile)
     routes_file = read("routes.yaml", RoutesFile)
-    rule_files = [(name, read(name, ResidencyFile)) for name in files.of_folder("residency")]
-    claims_file = read("claims.yaml", ClaimsFile)
+    own = ("", *(f"{ADOPTED}/{pack}/" for pack in files.packs()))  # the bundle's own rules are named first
+    rule_files = [
+        (name, read(name, ResidencyFile)) for folder in own for name in files.of_folder(f"{folder}residency")
+    ]
+    claim_files = [(f"{folder}claims.yaml", read(f"{folder}claims.yaml", ClaimsFile)) for folder in own]
+    pack_files = [(f"{folder}pack.yaml", read(f"{folder}pack.yaml", PackFile)) for folder in own[1:]]
     case_files = [(name, read(name, CasesFile)) for name in files.of_folder("tests")]
     # The order of these stages is the order of what depends on what: each one names things of those before.
     if problems or not (bundle_file and zones and places_file and tenants_file and routes_file):
@@ -104,7 +111,10 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
     aws = aws_regions()
     vocabulary, words = build_vocabulary(documents["bundle.yaml"], bundle_file)
     geography, where = build_geography(documents["zones.yaml"], zones, aws)
-    stop_at([*words, *where])
+    packs, lacking = build_packs(
+        [(documents[name], file) for name, file in pack_files if file is not None], vocabulary, geography
+    )
+    stop_at([*words, *where, *lacking])
     places, found = build_places(documents["places.yaml"], places_file, geography, aws)
     stop_at(found)
     routes, route_problems = build_routes(documents["routes.yaml"], routes_file, places, geography)
@@ -115,11 +125,20 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
     rules, rule_problems = build_rules(
         [(documents[name], file) for name, file in rule_files if file is not None], known
     )
-    claims: tuple[Claim, ...] = ()
-    claim_problems: list[Problem] = []
-    if claims_file is not None:
-        claims, claim_problems = build_claims(documents["claims.yaml"], claims_file, known)
-    stop_at([*route_problems, *tenant_problems, *rule_problems, *claim_problems])
+    claims, claim_problems = build_claims(
+        [(documents[name], file) for name, file in claim_files if file is not None], known
+    )
+    foreign = [
+        problem
+        for name, file in (*rule_files, *claim_files)
+        if file is not None and name.startswith(f"{ADOPTED}/")
+        for problem in only_forbids(
+            documents[name],
+            name.split("/")[1],
+            [(entry.id, getattr(entry, "permit", None) is not None) for entry in file.root],
+        )
+    ]
+    stop_at([*route_problems, *tenant_problems, *rule_problems, *claim_problems, *foreign])
     table = compile_table(
         rules,
         places,
@@ -158,7 +177,7 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
         ),
     )
     stop_at(case_problems)
-    return Loaded(bundle, cases, claims)
+    return Loaded(bundle, cases, claims, packs)
 
 
 def stop_at(problems: list[Problem]) -> None:

@@ -67,6 +67,10 @@ class NeverJudge:
                 ((action, place),) = requests.bundle.table.named(1 << cell)
                 yield Break(points, action, place, None)
 
+    def about(self, asked: Asked) -> int:
+        """The labels with which a request of this kind is one that the claim speaks of."""
+        return self.points
+
     def witness(self, broken: Broken) -> Witness:
         """The request, with the permit that lets it."""
         at, requests = broken.at, self._requests
@@ -103,7 +107,7 @@ class AlwaysJudge:
         """At each entrance: the requests of this kind that find no place."""
         requests = self._requests
         usable = requests.usable(asked, entrances=False)
-        wanted = self.points & ~self._anywhere(self._denied & usable, asked)
+        wanted = self.about(asked)
         served = self._anywhere(self._candidates & usable, asked) if wanted else 0
         if self._action is Action.INFER:
             served &= self._anywhere(self._records & usable, asked)
@@ -113,6 +117,12 @@ class AlwaysJudge:
                 entering &= requests.allowed(requests.cell(Action.INFER, door), asked)
             if points := wanted & ~entering:
                 yield Break(points, self._action, None, door)
+
+    def about(self, asked: Asked) -> int:
+        """The labels with which a request of this kind is one that the claim speaks of: with `denied_at` or
+        `denied_outside`, one that is denied there."""
+        usable = self._requests.usable(asked, entrances=False)
+        return self.points & ~self._anywhere(self._denied & usable, asked)
 
     def _anywhere(self, cells: int, asked: Asked) -> int:
         """The labels with which at least one of these cells is permitted."""
@@ -158,6 +168,14 @@ def prove(bundle: Bundle, claims: tuple[Claim, ...]) -> Proof:
         for claim, judge, count, broken in zip(claims, judges, examined, smallest, strict=True)
     )
     return Proof(results, kinds * len(points), time.perf_counter() - began_s)
+
+
+def claims_about(requests: Requests, claims: tuple[Claim, ...]) -> Iterator[tuple[Claim, bool]]:
+    """Each claim that `requests` were made with, and whether it speaks of any request at all."""
+    asked_of_all = list(requests.asked())
+    for number, claim in enumerate(claims):
+        judge = judge_of(claim, requests)
+        yield claim, any(asked.claims >> number & 1 and judge.about(asked) for asked in asked_of_all)
 
 
 def judge_of(claim: Claim, requests: Requests) -> NeverJudge | AlwaysJudge:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from gateway import errors
+
+# When a place will not answer a request: its refusal is told, or the next permitted place is tried.
+Otherwise = Literal["refuse", "next"]
 
 
 class UnknownModel(errors.ModelNotFound):
@@ -25,19 +29,23 @@ class Hop:
     """One place of a tier. `weight` shares traffic among the hops of the tier.
 
     `spill_when_waiting_over`: with more requests than this waiting at the place, the next tier is tried
-    first; None never spills by load.
+    first; None never spills by load. `context_tokens`: the longest prompt and answer that the place takes,
+    where that is known.
     """
 
     place: str
     weight: int = 100
     spill_when_waiting_over: int | None = None
+    context_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """The tiers are tried in order, the hops of a tier by weight or affinity.
 
-    `tenant_in` holds the countries whose tenants it is for; None is everyone.
+    `tenant_in` holds the countries whose tenants it is for; None is everyone. `hedge_after_s`: when a place
+    has sent nothing for so long, the next one is asked beside it; None never is. `on_context_window` and
+    `on_content_filter` say what follows when a place has too small a context, or withholds its answer.
     """
 
     id: str
@@ -47,6 +55,9 @@ class Route:
     first_byte_timeout_s: float
     total_timeout_s: float
     tenant_in: frozenset[str] | None = None
+    hedge_after_s: float | None = None
+    on_context_window: Otherwise = "refuse"
+    on_content_filter: Otherwise = "refuse"
 
 
 @dataclass(frozen=True, slots=True)

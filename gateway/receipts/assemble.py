@@ -62,7 +62,9 @@ def receipt_of(
         labels=trail.facts.labels.names() if trail.facts is not None else (),
         policy=PolicyClaim(trail.bundle.revision, trail.bundle.serial, trail.rules),
         gateway=GatewayClaim.of(gateway),
-        attempts=tuple(AttemptClaim.of(one.place, one.outcome, one.upstream) for one in trail.tried),
+        attempts=tuple(
+            AttemptClaim.of(one.place, one.outcome, one.upstream, one.kind) for one in trail.tried
+        ),
         cache=CacheClaim(trail.cache, store_place if trail.cache != "off" else None, ending.origin),
         model=ModelClaim(model, model if ending.outcome in ("answered", "cached", "incomplete") else None),
         usage=UsageClaim.of(ending.usage) if ending.usage is not None else None,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.receipts.receipt import AttemptClaim, CacheClaim, Receipt
 from gateway.receipts.verify import OpenedReceipt
+from gateway.routing.kind import Kind
 
 _OUTCOMES: Final = {
     "answered": "a backend inferred the answer, and it was delivered whole",
@@ -14,6 +16,22 @@ _OUTCOMES: Final = {
     "refused": "the request was turned away, and nothing left the gateway",
     "failed": "no backend gave an answer; an error was delivered",
     "incomplete": "the answer ended before it was whole",
+}
+_REASONS: Final[Mapping[Kind, str]] = {
+    "first": "the place that the route tries first",
+    "retry": "the same place again, after a fault that may pass",
+    "fallback": "the next permitted place, after the one before had failed",
+    "spill": "another permitted place, because one that the route prefers had too much to do",
+    "hedge": "another permitted place, asked beside one that had not answered yet",
+    "context_window": "another permitted place, because the request did not fit the context of one before",
+    "content_filter": "another permitted place, because one before had withheld its answer",
+}
+_OUTCOMES_OF_TRY: Final = {
+    "answered": "this place answered",
+    "cancelled": "the client left, and the call was cancelled",
+    "outrun": "another place was first, and this call was cancelled; its operator may bill it all the same",
+    "withheld": "this place's content filter withheld its answer, which was not delivered",
+    "withdrawn": "the policy in force by then permitted it no longer, and nothing was sent",
 }
 _SOURCES: Final = {
     "derived": "follows from the host that the request was signed for",
@@ -79,12 +97,17 @@ def _attempt(number: int, attempt: AttemptClaim) -> list[tuple[str, object, str]
     name = f"attempts[{number}]"
     zones = ", ".join(attempt.zones)
     where = f"in {attempt.country} ({zones}), {_by(attempt.operator)}; {_SOURCES[attempt.place_source]}"
-    outcome = {"answered": "this place answered", "cancelled": "the client left, and the call was cancelled"}
     rows: list[tuple[str, object, str]] = [
-        (name, f"{attempt.place}: {attempt.outcome}", outcome.get(attempt.outcome, "this place failed")),
+        (
+            name,
+            f"{attempt.place}: {attempt.outcome}",
+            _OUTCOMES_OF_TRY.get(attempt.outcome, "this place failed"),
+        ),
         (f"{name}.place", attempt.place, f"a place of kind {attempt.kind} {where}"),
         (f"{name}.host", attempt.host, "the host that was connected to" + _signed_region(attempt)),
     ]
+    if attempt.reason is not None:
+        rows.insert(1, (f"{name}.reason", attempt.reason, f"why: {_REASONS[attempt.reason]}"))
     if attempt.upstream_request_id is not None:
         text = "the operator's own name for the call, to match with its logs (at AWS: CloudTrail)"
         rows.append((f"{name}.upstream_request_id", attempt.upstream_request_id, text))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from pydantic import ConfigDict
 
+from gateway.routing.kind import Kind
+
 if TYPE_CHECKING:
     from gateway.audit.base import Sealed
     from gateway.backends.base import Upstream, Usage
@@ -73,7 +75,9 @@ class GatewayClaim:
 
 @dataclass(frozen=True)
 class AttemptClaim:
-    """One try at one place. `outcome` is `answered`, `cancelled`, or the kind of a `BackendFault`."""
+    """One try at one place, of the place's `kind`. `reason` says why it was made; receipts of earlier
+    versions do not. `outcome` is `answered`, `cancelled`, `withdrawn`, or the kind of a `BackendFault`.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -88,9 +92,10 @@ class AttemptClaim:
     upstream_request_id: str | None
     emulated: bool
     outcome: str
+    reason: Kind | None = None
 
     @classmethod
-    def of(cls, place: Place, outcome: str, upstream: Upstream | None) -> AttemptClaim:
+    def of(cls, place: Place, outcome: str, upstream: Upstream | None, reason: Kind) -> AttemptClaim:
         """`upstream` None: the place was never reached, so its own host and region stand."""
         return cls(
             place=place.id,
@@ -104,6 +109,7 @@ class AttemptClaim:
             upstream_request_id=upstream.request_id if upstream else None,
             emulated=upstream.emulated if upstream else False,
             outcome=outcome,
+            reason=reason,
         )
 
 

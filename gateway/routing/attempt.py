@@ -15,7 +15,7 @@ class NotPermitted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A try of one request at `place`.
+    """A try of one request at `place`, whose context holds `context_tokens` (None: not known).
 
     INVARIANT: an `Attempt` exists only for a place where `permitted` allows `infer`; the constructor
     enforces it, so no retry, fallback or spill can hold one for any other place.
@@ -25,6 +25,7 @@ class Attempt:
     permitted: Permitted
     first_byte_timeout_s: float
     total_timeout_s: float
+    context_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not self.permitted.allows(Action.INFER, self.place.id):

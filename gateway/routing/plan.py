@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from gateway.places import Action, Place
 from gateway.policy.permit import Permitted
-from gateway.policy.routes import Hop, Route
+from gateway.policy.routes import Hop, Otherwise, Route
 from gateway.routing.attempt import Attempt
 from gateway.routing.health import UNKNOWN, BackendState
+from gateway.routing.kind import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,20 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The ordered attempts, drawn from `Permitted`; `route` names the route that ordered them."""
+    """The ordered attempts, drawn from `Permitted`; `route` names the route that ordered them.
+
+    `too_busy` are the places that were put last for having too much to do, `first_kind` is `spill` where the
+    route would rather have begun at one of them. The rest is the route's word.
+    """
 
     route: str
     attempts: tuple[Attempt, ...]
     skipped: tuple[Skipped, ...]
+    first_kind: Kind = "first"
+    too_busy: frozenset[str] = frozenset()
+    hedge_after_s: float | None = None
+    on_context_window: Otherwise = "refuse"
+    on_content_filter: Otherwise = "refuse"
 
 
 def plan(
@@ -53,9 +63,10 @@ def plan(
     `Attempt` refuses to exist for it.
     """
     allowed = permitted.places[Action.INFER]
-    ordered: list[str] = []
-    spilled: list[str] = []
+    ordered: list[Hop] = []
+    spilled: list[Hop] = []
     skipped: list[Skipped] = []
+    first_kind: Kind = "first"
     for number, tier in enumerate(route.tiers):
         permitted_hops = [hop for hop in tier if hop.place in allowed and hop.weight]
         usable = tuple(hop for hop in permitted_hops if hop.place in configured)
@@ -70,19 +81,32 @@ def plan(
             elif not state.accepts(now_s):
                 skipped.append(Skipped(hop.place, "unavailable"))
             elif hop.spill_when_waiting_over is not None and state.waiting > hop.spill_when_waiting_over:
-                spilled.append(hop.place)
+                spilled.append(hop)
             else:
-                ordered.append(hop.place)
+                if spilled and not ordered:
+                    first_kind = "spill"
+                ordered.append(hop)
     candidates = ordered + spilled
     tried = candidates[: route.attempts_max]
-    skipped.extend(Skipped(place, "beyond_bound") for place in candidates[route.attempts_max :])
+    skipped.extend(Skipped(hop.place, "beyond_bound") for hop in candidates[route.attempts_max :])
     return Decision(
         route=route.id,
         attempts=tuple(
-            Attempt(places[place], permitted, route.first_byte_timeout_s, route.total_timeout_s)
-            for place in tried
+            Attempt(
+                places[hop.place],
+                permitted,
+                route.first_byte_timeout_s,
+                route.total_timeout_s,
+                hop.context_tokens,
+            )
+            for hop in tried
         ),
         skipped=tuple(skipped),
+        first_kind=first_kind,
+        too_busy=frozenset(hop.place for hop in spilled),
+        hedge_after_s=route.hedge_after_s,
+        on_context_window=route.on_context_window,
+        on_content_filter=route.on_content_filter,
     )
 
 

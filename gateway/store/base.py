@@ -5,7 +5,7 @@ conversation has carried, reserves rate and money, and looks up the cache. The c
 (what this worker remembers); where the store knows of more labels than the guess, `enter` reserves and
 looks up nothing and says so, and the caller judges again with the labels it now knows.
 
-`leave` settles the reservation with real usage, writes the taint, and puts what may be kept.
+`leave` settles the reservation with real usage, marks the answer with its labels, and puts what may be kept.
 
 Nothing in here interprets a value: entries arrive encrypted, and keys are digests.
 """
@@ -13,26 +13,32 @@ Nothing in here interprets a value: entries arrive encrypted, and keys are diges
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.facts import Limits
+
+MARK_BYTES: Final = 16
+"""A mark is a keyed digest of a message or a session id: 128 bits, so that two meet by chance after 2⁶⁴."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Where the labels of a conversation are kept.
+    """What a request shows of its past: the marks under which labels are found, and left.
 
-    `reads` are digests that a past turn may have written: of the session id and of every earlier prefix of
-    the messages. `writes` are those that a later turn will read. A first turn without a session id reads
-    none.
+    `marks` are distinct: of the session id, of what was said before this turn, and of this turn. A turn reads
+    and leaves every one of them, in whatever order or selection a later one shows them.
 
-    One of the first `vouchers` of `reads` must be on record in the store's present epoch for the store to
-    answer for the conversation, unless that epoch is the first one that this tenant ever had.
+    In an epoch that began after labels may have been lost, the store answers for the conversation only if
+    each of the first `vouchers` marks is on record in it. A request without vouchers shows no past.
     """
 
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    vouchers: int = 1
+    marks: tuple[bytes, ...]
+    vouchers: int
+
+    @property
+    def affinity(self) -> str:
+        """The same text in every turn: of the session id, or of how the conversation began."""
+        return self.marks[0].hex() if self.marks else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +80,10 @@ class Entered:
     `accepted` is False when nothing was reserved or looked up because the taint exceeds `known_labels`,
     or because it is unreadable, the conversation has a past, and the request is not judged `at_ceiling` yet.
 
-    An accepted request has its `known_labels` on record for its conversation from here on, so that not even
-    a crash forgets them. It holds its reservation, and must `leave`, unless it is `overrun` or `cached`:
-    then it holds nothing, and a hit has counted as one request.
+    An accepted request has its `known_labels` on record for every mark of its conversation from here on, so
+    that not even a crash forgets them; a hit, for the mark of the cached answer too. It holds its
+    reservation, and must `leave`, unless it is `overrun` or `cached`: then it holds nothing, and a hit has
+    counted as one request.
     """
 
     taint: frozenset[str]
@@ -95,12 +102,16 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
+    """`answer` is the mark of what was delivered, None for nothing. `cached` is the same answer, for `enter`
+    to find under its key; `puts` are for `fetch`."""
+
     tenant: str
     reservation: Reservation
     used_tokens: int
     used_usd_nano: int
-    conversation: Conversation
-    labels: frozenset[str]  # what the conversation has now carried, with every lower word of the scale
+    labels: frozenset[str]  # what the request was judged with, with every lower word of the scale
+    answer: bytes | None
+    cached: Put | None
     puts: tuple[Put, ...]
 
 

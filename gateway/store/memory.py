@@ -16,8 +16,9 @@ from gateway.store.limits import Usage, caps_of
 
 WORKERS_MAX: Final = 1
 VALUES_BYTES_MAX = 64 * 1024 * 1024
-RECORDS_MAX = 200_000  # some 250 bytes each
+RECORDS_MAX = 400_000  # some 150 bytes each
 SWEEP_EVERY_MS = 60_000
+ANSWER, VALUE = "a:", "v:"  # before the keys of what `enter` finds, and of what `fetch` does
 
 NowMs = Callable[[], int]
 
@@ -39,7 +40,7 @@ def require_single_worker(workers: int) -> None:
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     epoch: str  # without its kind
     labels: frozenset[str]
@@ -50,17 +51,36 @@ class Labelled:
     """The labels of a tenant's conversations, and the epoch that answers for them."""
 
     epoch: str  # `g…`, `a…` or `r…`, as in `lua/epoch.lua`
-    records: dict[str, Record] = field(default_factory=dict)  # oldest first
+    records: dict[bytes, Record] = field(default_factory=dict)  # by mark, oldest first
+    kinds: dict[frozenset[str], Record] = field(default_factory=dict)  # of this epoch: marks share them
 
     @property
     def answers_for_all(self) -> bool:
         return self.epoch[0] in "ga"
+
+    def vouches(self, record: Record | None) -> bool:
+        return record is not None and record.epoch == self.epoch[1:]
+
+    def begin(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.kinds = {}
+
+    def add(self, mark: bytes, labels: frozenset[str]) -> bool:
+        """Whether the mark is a new one."""
+        before = self.records.get(mark)
+        joined = labels if before is None else labels | before.labels
+        record = self.kinds.get(joined)
+        if record is None:
+            record = self.kinds[joined] = Record(self.epoch[1:], joined)
+        self.records[mark] = record
+        return before is None
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
     data: bytes
     until_ms: int
+    mark: bytes | None = None  # of an answer
 
 
 class MemoryStore:
@@ -107,16 +127,14 @@ class MemoryStore:
     async def enter(self, entry: Entry) -> Entered:
         now_ms = self._now_ms()
         labelled = self._labelled_of(entry.tenant)
-        conversation = entry.conversation
-        found = [(i, labelled.records.get(digest)) for i, digest in enumerate(conversation.reads)]
-        taint = frozenset().union(*(record.labels for _, record in found if record))
-        readable = not found or labelled.answers_for_all or any(
-            record.epoch == labelled.epoch[1:] for i, record in found if record and i < conversation.vouchers
-        )  # fmt: skip
+        marks, vouchers = entry.conversation.marks, entry.conversation.vouchers
+        found = [labelled.records.get(mark) for mark in marks]
+        taint = frozenset().union(*{record.labels for record in found if record is not None})
+        readable = labelled.answers_for_all or all(map(labelled.vouches, found[:vouchers]))
         if not taint <= entry.known_labels or not (readable or entry.at_ceiling):
             return Entered(taint, not readable, False, None, None)
-        self._record(entry.tenant, conversation.writes, entry.known_labels)
-        cached = self._get(entry.tenant, entry.cache_key, now_ms) if entry.cache_key else None
+        self._record(entry.tenant, marks, entry.known_labels)
+        cached = self._get(entry.tenant, ANSWER + entry.cache_key, now_ms) if entry.cache_key else None
         caps = caps_of(entry.reservation.limits)
         if caps.any:
             usage = self._usage.setdefault((entry.tenant, entry.reservation.key_id), Usage())
@@ -124,19 +142,27 @@ class MemoryStore:
             if overrun:
                 return Entered(taint, not readable, True, overrun, None)
         self._sweep(now_ms)
-        return Entered(taint, not readable, True, None, cached)
+        if cached is None:
+            return Entered(taint, not readable, True, None, None)
+        if cached.mark is not None:
+            self._record(entry.tenant, (cached.mark,), entry.known_labels)
+        return Entered(taint, not readable, True, None, cached.data)
 
     async def leave(self, leaving: Leaving) -> None:
         now_ms = self._now_ms()
-        self._record(leaving.tenant, leaving.conversation.writes, leaving.labels)
+        if leaving.answer is not None:
+            self._record(leaving.tenant, (leaving.answer,), leaving.labels)
         usage = self._usage.get((leaving.tenant, leaving.reservation.key_id))
         if usage:
             usage.settle(leaving.reservation.id, leaving.used_tokens, leaving.used_usd_nano)
+        if leaving.cached is not None:
+            self._put(leaving.tenant, ANSWER, leaving.cached, now_ms, leaving.answer)
         for put in leaving.puts:
-            self._put(leaving.tenant, put, now_ms)
+            self._put(leaving.tenant, VALUE, put, now_ms)
 
     async def fetch(self, tenant: str, key: str) -> bytes | None:
-        return self._get(tenant, key, self._now_ms())
+        value = self._get(tenant, VALUE + key, self._now_ms())
+        return value.data if value is not None else None
 
     async def healthy(self) -> bool:
         return True
@@ -144,7 +170,7 @@ class MemoryStore:
     async def accept_epoch(self, tenant: str) -> str:
         """From here the store answers for every conversation of `tenant` again: what was lost stays lost."""
         labelled = self._labelled_of(tenant)
-        labelled.epoch = self._new_epoch(tenant, "a")
+        labelled.begin(self._new_epoch(tenant, "a"))
         return labelled.epoch
 
     async def aclose(self) -> None:
@@ -162,15 +188,9 @@ class MemoryStore:
         self._epochs.learn(tenant, epoch)
         return epoch
 
-    def _record(self, tenant: str, digests: tuple[str, ...], labels: frozenset[str]) -> None:
+    def _record(self, tenant: str, marks: tuple[bytes, ...], labels: frozenset[str]) -> None:
         labelled = self._labelled_of(tenant)
-        for digest in digests:
-            before = labelled.records.get(digest)
-            if before is None:
-                self._records += 1
-                labelled.records[digest] = Record(labelled.epoch[1:], labels)
-            else:
-                before.epoch, before.labels = labelled.epoch[1:], before.labels | labels
+        self._records += sum(labelled.add(mark, labels) for mark in marks)
         if self._records > self._records_max:
             self._forget_half(tenant, labelled)
 
@@ -179,9 +199,9 @@ class MemoryStore:
         kept = list(labelled.records.items())[len(labelled.records) // 2 + 1 :]
         self._records -= len(labelled.records) - len(kept)
         labelled.records = dict(kept)
-        labelled.epoch = self._new_epoch(tenant, "r")
+        labelled.begin(self._new_epoch(tenant, "r"))
 
-    def _get(self, tenant: str, key: str, now_ms: int) -> bytes | None:
+    def _get(self, tenant: str, key: str, now_ms: int) -> Value | None:
         value = self._values.get((tenant, key))
         if value is None:
             return None
@@ -189,13 +209,13 @@ class MemoryStore:
             self._drop(tenant, key)
             return None
         self._values.move_to_end((tenant, key))
-        return value.data
+        return value
 
-    def _put(self, tenant: str, put: Put, now_ms: int) -> None:
-        self._drop(tenant, put.key)
+    def _put(self, tenant: str, kind: str, put: Put, now_ms: int, mark: bytes | None = None) -> None:
+        self._drop(tenant, kind + put.key)
         if put.ttl_s <= 0 or len(put.value) > self._values_bytes_max:
             return
-        self._values[tenant, put.key] = Value(put.value, now_ms + put.ttl_s * 1000)
+        self._values[tenant, kind + put.key] = Value(put.value, now_ms + put.ttl_s * 1000, mark)
         self._values_bytes += len(put.value)
         while self._values_bytes > self._values_bytes_max:
             self._drop(*next(iter(self._values)))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-DIGESTS_MAX: Final = 50_000
+MARKS_MAX: Final = 50_000
 SETTLES_MAX: Final = 50_000
 
 
@@ -21,30 +21,30 @@ class Settle:
 
 @dataclass(slots=True)
 class Owed:
-    """Labels by tenant and digest, and reservations to settle. Both are bounded.
+    """Labels by tenant and mark, and reservations to settle. Both are bounded.
 
     Labels past the bound are not kept; their tenant's epoch is renewed instead, so that what was forgotten
     is unreadable rather than absent. Settles past the bound leave their estimates charged.
     """
 
-    digests_max: int = DIGESTS_MAX
+    marks_max: int = MARKS_MAX
     settles_max: int = SETTLES_MAX
-    labels: dict[str, dict[str, frozenset[str]]] = field(default_factory=dict)
+    labels: dict[str, dict[bytes, frozenset[str]]] = field(default_factory=dict)
     settles: dict[str, Settle] = field(default_factory=dict)
     renew: set[str] = field(default_factory=set)
-    digests: int = 0
+    marks: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.labels or self.settles or self.renew)
 
-    def note(self, tenant: str, digests: Iterable[str], labels: frozenset[str]) -> None:
+    def note(self, tenant: str, marks: Iterable[bytes], labels: frozenset[str]) -> None:
         of_tenant = self.labels.setdefault(tenant, {})
-        for digest in digests:
-            if digest in of_tenant:
-                of_tenant[digest] |= labels
-            elif self.digests < self.digests_max:
-                of_tenant[digest] = labels
-                self.digests += 1
+        for mark in marks:
+            if mark in of_tenant:
+                of_tenant[mark] |= labels
+            elif self.marks < self.marks_max:
+                of_tenant[mark] = labels
+                self.marks += 1
             else:
                 self.renew.add(tenant)
 
@@ -54,14 +54,14 @@ class Owed:
 
     def take(self) -> Owed:
         """Everything owed so far; this one is empty then."""
-        taken = Owed(self.digests_max, self.settles_max, self.labels, self.settles, self.renew, self.digests)
-        self.labels, self.settles, self.renew, self.digests = {}, {}, set(), 0
+        taken = Owed(self.marks_max, self.settles_max, self.labels, self.settles, self.renew, self.marks)
+        self.labels, self.settles, self.renew, self.marks = {}, {}, set(), 0
         return taken
 
     def give_back(self, taken: Owed) -> None:
         """Owes again what could not be paid."""
         self.renew |= taken.renew
         for tenant, of_tenant in taken.labels.items():
-            for digest, labels in of_tenant.items():
-                self.note(tenant, (digest,), labels)
+            for mark, labels in of_tenant.items():
+                self.note(tenant, (mark,), labels)
         self.settles = {**taken.settles, **self.settles}

@@ -4,7 +4,8 @@ All keys of a tenant share the hash tag `{tenant}`, and so one slot of a cluster
 
     douane:{tenant}:labels         hash    the labels of its conversations, and their epoch
     douane:{tenant}:use:KEY_ID     hash    what a key has used of its limits
-    douane:{tenant}:v:KEY          string  a sealed value, with a time to live
+    douane:{tenant}:a:KEY          string  the mark of an answer and the answer, sealed; with a time to live
+    douane:{tenant}:v:KEY          string  another sealed value, with a time to live
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.facts import Limits
 from gateway.store.address import Address, parse_url
-from gateway.store.base import Entered, Entry, Leaving, Overrun
+from gateway.store.base import MARK_BYTES, Entered, Entry, Leaving, Overrun
 from gateway.store.epochs import EpochMemory
 from gateway.store.limits import Caps, Usage, caps_of, share_of
 from gateway.store.link import TRY_S, Link
@@ -31,7 +32,8 @@ from gateway.store.owed import Owed, Settle
 from gateway.store.scripts import Script, Scripts, load_scripts
 from gateway.store.wire import TIMEOUT_S, Argument, StoreGone, Wire, code_of
 
-PAID_AT_ONCE: Final = 500  # digests in one command
+PAID_AT_ONCE: Final = 500  # marks in one command
+NO_MARK: Final = bytes(MARK_BYTES)  # before a cached answer that leaves none
 
 LOG = logging.getLogger("gateway.store")
 
@@ -42,6 +44,7 @@ class Names:
 
     labels: str
     use: str
+    answer: str
     value: str
 
 
@@ -101,15 +104,13 @@ class RedisStore:
         caps = self._caps_of(asked.limits)
         keys = [names.labels, names.use + asked.key_id]
         if entry.cache_key is not None:
-            keys.append(names.value + entry.cache_key)
+            keys.append(names.answer + entry.cache_key)
         try:
             reply = await self._eval(
                 wire, self._scripts.enter, keys,
                 *self._epoch_arguments(entry.tenant), int(entry.at_ceiling), joined(entry.known_labels),
-                len(conversation.reads), conversation.vouchers, len(conversation.writes),
-                asked.id, asked.tokens, asked.usd_nano,
+                b"".join(conversation.marks), conversation.vouchers, asked.id, asked.tokens, asked.usd_nano,
                 *(("", "", "", "") if not caps.any else cap_arguments(caps)),
-                *conversation.reads, *conversation.writes,
             )  # fmt: skip
         except asyncio.CancelledError:
             # The client hung up while the answer was on its way; what it reserved must not stay held.
@@ -125,21 +126,27 @@ class RedisStore:
         self._settle_apart(leaving)
         wire = self._link.wire
         reply = None
+        answer = leaving.answer or b""
         if wire is not None:
             names = self._names_of(leaving.tenant)
-            writes = leaving.conversation.writes
             keys = [names.labels, names.use + leaving.reservation.key_id]
-            puts = [put for put in leaving.puts if put.ttl_s > 0]
-            keys += [names.value + put.key for put in puts]
+            values: list[Argument] = []
+            if leaving.cached is not None and leaving.cached.ttl_s > 0:
+                keys.append(names.answer + leaving.cached.key)
+                values += ((answer or NO_MARK) + leaving.cached.value, leaving.cached.ttl_s)
+            for put in leaving.puts:
+                if put.ttl_s > 0:
+                    keys.append(names.value + put.key)
+                    values += (put.value, put.ttl_s)
             reply = await self._eval(
                 wire, self._scripts.leave, keys,
                 *self._epoch_arguments(leaving.tenant), int(self._caps_of(leaving.reservation.limits).holds),
-                joined(leaving.labels), len(writes), leaving.reservation.id,
-                leaving.used_tokens, leaving.used_usd_nano, *writes,
-                *(argument for put in puts for argument in (put.value, put.ttl_s)),
+                joined(leaving.labels), answer, leaving.reservation.id,
+                leaving.used_tokens, leaving.used_usd_nano, *values,
             )  # fmt: skip
         if reply is None:
-            self._owe(leaving.tenant, leaving.conversation.writes, leaving.labels)
+            if leaving.answer is not None:
+                self._owe(leaving.tenant, (leaving.answer,), leaving.labels)
             self._owed.settle(settle_of(leaving))
         else:
             self._epochs.learn(leaving.tenant, reply.decode())
@@ -225,7 +232,7 @@ class RedisStore:
         names = self._names_of(settle.tenant)
         return wire.call(
             "EVALSHA", self._scripts.leave.sha, 2, names.labels, names.use + settle.key_id,
-            *self._epoch_arguments(settle.tenant), 1, "", 0,
+            *self._epoch_arguments(settle.tenant), 1, "", "",
             settle.reservation_id, settle.used_tokens, settle.used_usd_nano, timeout_s=timeout_s,
         )  # fmt: skip
 
@@ -237,7 +244,9 @@ class RedisStore:
         names = self._names.get(tenant)
         if names is None:
             tag = "douane:{" + quote(tenant, safe="") + "}:"
-            names = self._names[tenant] = Names(labels=tag + "labels", use=tag + "use:", value=tag + "v:")
+            names = self._names[tenant] = Names(
+                labels=tag + "labels", use=tag + "use:", answer=tag + "a:", value=tag + "v:"
+            )
         return names
 
     def _caps_of(self, limits: Limits) -> Caps:
@@ -288,10 +297,10 @@ class RedisStore:
     # Redis is away.
 
     def _enter_apart(self, entry: Entry) -> Entered:
-        has_past = bool(entry.conversation.reads)
+        has_past = entry.conversation.vouchers > 0
         if has_past and not entry.at_ceiling:
             return Entered(frozenset(), True, False, None, None)
-        self._owe(entry.tenant, entry.conversation.writes, entry.known_labels)
+        self._owe(entry.tenant, entry.conversation.marks, entry.known_labels)
         asked = entry.reservation
         caps = self._caps_of(asked.limits)
         if caps.any:
@@ -309,9 +318,10 @@ class RedisStore:
         if usage:
             usage.settle(leaving.reservation.id, leaving.used_tokens, leaving.used_usd_nano)
 
-    def _owe(self, tenant: str, digests: Sequence[str], labels: frozenset[str]) -> None:
-        self._epochs.owe(tenant)
-        self._owed.note(tenant, digests, labels)
+    def _owe(self, tenant: str, marks: Sequence[bytes], labels: frozenset[str]) -> None:
+        if marks:
+            self._epochs.owe(tenant)
+            self._owed.note(tenant, marks, labels)
 
 
 def entered(reply: list[Any]) -> Entered:
@@ -322,7 +332,8 @@ def entered(reply: list[Any]) -> Entered:
         return Entered(labels, status == 3, False, None, None)
     if reply[3]:
         return Entered(labels, status == 2, True, Overrun(reply[3].decode(), reply[4] / 1000), None)
-    return Entered(labels, status == 2, True, None, reply[5])
+    cached = reply[5][MARK_BYTES:] if reply[5] is not None else None
+    return Entered(labels, status == 2, True, None, cached)
 
 
 def joined(labels: frozenset[str]) -> str:
@@ -341,11 +352,11 @@ def settle_of(leaving: Leaving) -> Settle:
     )
 
 
-def chunks(labels: dict[str, frozenset[str]]) -> Iterator[list[str]]:
-    """Digest and labels in turn, for commands of a bounded size; one empty chunk when there are none."""
+def chunks(labels: dict[bytes, frozenset[str]]) -> Iterator[list[Argument]]:
+    """Mark and labels in turn, for commands of a bounded size; one empty chunk when there are none."""
     pairs = list(labels.items())
     for start in range(0, max(1, len(pairs)), PAID_AT_ONCE):
-        yield [word for digest, own in pairs[start : start + PAID_AT_ONCE] for word in (digest, joined(own))]
+        yield [word for mark, own in pairs[start : start + PAID_AT_ONCE] for word in (mark, joined(own))]
 
 
 def run_id(info: Any) -> str:

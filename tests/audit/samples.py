@@ -40,7 +40,10 @@ END = End(
     tenant="acme-de",
     outcome="answered",
     status=200,
-    attempts=(Tried("local-engine", "saturated"), Tried("bedrock-frankfurt", "answered", UPSTREAM)),
+    attempts=(
+        Tried("local-engine", "saturated", "first"),
+        Tried("bedrock-frankfurt", "answered", "spill", UPSTREAM),
+    ),
     cache="miss",
     receipt="rcpt_1",
     code=None,

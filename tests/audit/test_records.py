@@ -21,7 +21,7 @@ FIELD_NAMES = {
     "revision", "serial", "rules", "permitted", "plan", "previous", "kept",
     # what became of it
     "began", "outcome", "status", "code", "cache", "receipt", "stream", "cost_usd_nano",
-    "attempts", "place", "host", "region", "upstream_request_id", "emulated",
+    "attempts", "place", "kind", "host", "region", "upstream_request_id", "emulated",
     "usage", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens",
     # commitments
     "request_hmac", "answer_hmac", "end_user_hmac",
@@ -67,9 +67,10 @@ def test_the_end_of_a_request_says_where_it_was_tried_and_how_that_ended() -> No
         "outcome": "answered",
         "status": 200,
         "attempts": [
-            {"place": "local-engine", "outcome": "saturated"},
+            {"place": "local-engine", "kind": "first", "outcome": "saturated"},
             {
                 "place": "bedrock-frankfurt",
+                "kind": "spill",
                 "outcome": "answered",
                 "host": "bedrock-runtime.eu-central-1.amazonaws.com",
                 "region": "eu-central-1",

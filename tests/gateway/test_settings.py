@@ -47,6 +47,9 @@ def test_every_plain_field_can_be_set_by_its_variable() -> None:
         "audit_failure": "continue",
         "trusted_proxies": "10.0.0.0/8, ::1",
         "behind_proxy": "true",
+        "trace_url": "https://collector.test/v1/traces",
+        "trace_content": "true",
+        "aws_instance_role": "true",
         "tls_cert": "cert.pem",
         "tls_key": "key.pem",
         "host": "::1",
@@ -117,14 +120,15 @@ def test_a_file_that_is_wrong_is_told_in_words(tmp_path: Path, text: str, said: 
 
 @pytest.mark.parametrize("field", sorted(secrets_of(Settings)))
 def test_a_secret_is_in_no_text_about_the_settings(field: str) -> None:
-    settings = read_settings({f"DOUANE_{field.upper()}": "redis://user:s3cr3t@host"})
+    traced = {"DOUANE_TRACE_URL": "https://collector.test/v1/traces", "DOUANE_TRACE_PLACE": "collector"}
+    settings = read_settings({**traced, f"DOUANE_{field.upper()}": "redis://user:s3cr3t@host"})
 
     assert "s3cr3t" not in repr(settings) + str(settings) + settings.model_dump_json()
     assert "s3cr3t" not in problem({f"DOUANE_{field.upper()}": "s3cr3t", "DOUANE_PORT": "s3cr3t"})
 
 
 def test_secrets_are_known_as_such() -> None:
-    assert secrets_of(Settings) == {"redis_url", "engine_secret", "demo_key"}
+    assert secrets_of(Settings) == {"redis_url", "engine_secret", "demo_key", "trace_secret"}
     assert secrets_of(BackendSettings) == {"secret"}
 
 
@@ -138,3 +142,44 @@ def test_beyond_loopback_needs_tls_or_a_proxy(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_needs_neither(host: str) -> None:
     assert read_settings({"DOUANE_HOST": host}).host == host
+
+
+@pytest.mark.parametrize(
+    ("field", "place"), [("content_log", "content_log_place"), ("trace_url", "trace_place")]
+)
+def test_a_sink_needs_a_place_and_a_place_a_sink(field: str, place: str) -> None:
+    value = "https://collector.test/v1/traces"
+    for one in (field, place):
+        text = problem({f"DOUANE_{one.upper()}": value})
+        assert f"`{field}` and `{place}` belong together" in text
+    assert getattr(read_settings({}, **{field: value, place: "sink"}), place) == "sink"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://collector.test/v1/traces",
+        "ftp://127.0.0.1/v1/traces",
+        "127.0.0.1:4318",
+        "https:///v1/traces",
+        "https://user:s3cr3t@collector.test/v1/traces",
+        "https://collector.test/v1/traces?key=s3cr3t",
+    ],
+)
+def test_traces_go_to_a_url_that_is_whole_safe_and_without_a_secret(url: str) -> None:
+    text = problem({}, trace_url=url, trace_place="collector")
+
+    assert "`trace_url` must" in text
+    assert "s3cr3t" not in text
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:4318/v1/traces", "http://localhost/x", "https://c.test/v1/traces"]
+)
+def test_traces_may_go_in_clear_on_loopback_only(url: str) -> None:
+    assert read_settings({}, trace_url=url, trace_place="collector").trace_url == url
+
+
+@pytest.mark.parametrize("name", ["trace_secret", "trace_content"])
+def test_what_is_said_of_traces_needs_traces(name: str) -> None:
+    assert f"`{name}` says something of traces" in problem({f"DOUANE_{name.upper()}": "true"})

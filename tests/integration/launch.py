@@ -16,6 +16,7 @@ import click
 
 from gateway import logs
 from gateway.cli.serve import NOT_STARTED, fail, run
+from gateway.egress.guard import Egress
 from gateway.serving import serve
 from gateway.settings import read_settings
 
@@ -29,7 +30,12 @@ def main(spec: dict[str, Any]) -> None:
         composition = getattr(import_module(module), name)
     try:
         settings = read_settings({}, **spec["settings"])
-        run(composition(settings, spec["demo_keys"], lambda port: click.echo(f"listening {port}")))
+        told = lambda port: click.echo(f"listening {port}")  # noqa: E731
+        if composition is serve:
+            egress = Egress()
+            run(serve(settings, spec["demo_keys"], told, egress=egress), egress)
+        else:
+            run(composition(settings, spec["demo_keys"], told))
     except NOT_STARTED as error:
         fail(error)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
+from gateway.facts import Caller
 from gateway.labels import Labels, Vocabulary
 from gateway.places import Action, Place
-from gateway.policy.bundle import Bundle
+from gateway.policy.bundle import Bundle, Tenant
 from gateway.policy.claims import Always, Claim, Never
 from gateway.policy.decide import place_meets
 from gateway.policy.rules import Effect, FactCondition, PlaceCondition, Rule
-from tests.policy.bundles import bundle_of
+from tests.policy.bundles import bundle_of, table_of
 
 ZONES = {
     "DE": frozenset({"EU", "EEA"}),
@@ -154,3 +157,102 @@ def claims(draw: st.DrawFn, bundle: Bundle, count: int = 3) -> tuple[Claim, ...]
         )
         for number in range(count)
     )
+
+
+@st.composite
+def pairs(draw: st.DrawFn, *, labels_in_permits: bool = False) -> tuple[Bundle, Bundle]:
+    """Two bundles: unrelated ones, or one with some rules of the other; then words, places, tenants and what
+    callers carry are changed in either."""
+    one = draw(bundles(labels_in_permits=labels_in_permits))
+    other = draw(bundles(labels_in_permits=labels_in_permits))
+    if draw(st.integers(0, 3)):
+        kept = [rule for rule in one.rules if draw(st.integers(0, 3))]
+        number = st.integers(0, len(other.rules))
+        more = [replace(rule, id=f"more-{rule.id}") for rule in other.rules[: draw(number) // 2]]
+        other = with_rules(replace(other, places=one.places), (*kept, *more))
+    return draw(varied(one)), draw(varied(other))
+
+
+@st.composite
+def varied(draw: st.DrawFn, bundle: Bundle) -> Bundle:
+    """The bundle with other words, other places of the same names, other tenants and other callers."""
+    vocabulary = bundle.vocabulary
+    if not draw(st.integers(0, 5)):
+        vocabulary = draw(
+            st.sampled_from(
+                [
+                    replace(vocabulary, categories=frozenset({"x"})),
+                    replace(vocabulary, categories=frozenset({"x", "y", "z"})),
+                    replace(vocabulary, scale=("low", "high")),
+                    replace(vocabulary, scale=("low", "mid", "more", "high")),
+                    replace(vocabulary, scale=("none", *vocabulary.scale)),
+                    replace(vocabulary, purposes=frozenset({"work"})),
+                ]
+            )
+        )
+    words = set(vocabulary.words()) | vocabulary.purposes
+    bundle = replace(bundle, vocabulary=vocabulary)
+    bundle = with_rules(bundle, tuple(rule for rule in bundle.rules if mentioned(rule) <= words))
+    places = dict(bundle.places)
+    if not draw(st.integers(0, 5)):
+        moved = draw(st.sampled_from(sorted(places)))
+        country = draw(st.sampled_from(sorted(ZONES)))
+        places[moved] = replace(places[moved], country=country, zones=ZONES[country] | {country})
+    if not draw(st.integers(0, 5)) and len(places) > 1:
+        del places[draw(st.sampled_from(sorted(places)))]
+    tenants, callers, keys = {}, {}, {}
+    for tenant in bundle.tenants.values():
+        if tenants and not draw(st.integers(0, 5)):
+            continue
+        zone = tenant.zone if draw(st.integers(0, 7)) else draw(st.sampled_from(sorted(ZONES)))
+        own = replace(draw(caller(tenant.caller, vocabulary)), zone=zone)
+        tenants[tenant.id] = Tenant(tenant.id, zone, own)
+        if not draw(st.integers(0, 3)):
+            sha256 = f"sha-{tenant.id}"
+            keys[sha256] = (tenant.id, "key")
+            callers[sha256] = replace(draw(caller(own, vocabulary)), key_id="key", ceiling=own.ceiling)
+    return with_rules(
+        replace(bundle, places=places, tenants=tenants, callers=callers, keys=keys), bundle.rules
+    )
+
+
+@st.composite
+def caller(draw: st.DrawFn, like: Caller, vocabulary: Vocabulary) -> Caller:
+    """A caller that declares, carries and may carry something else, mostly; as the loader makes them."""
+    if draw(st.integers(0, 2)):
+        like = replace(like, ceiling=vocabulary.highest, floor=vocabulary.lowest, labels=vocabulary.lowest)
+        return like if like.purpose in vocabulary.purposes else replace(like, purpose="work")
+    ceiling = draw(labels(vocabulary))
+    default = draw(st.none() | labels(vocabulary))
+    within = [one for one in (default, draw(labels(vocabulary))) if one and vocabulary.within(one, ceiling)]
+    floor = vocabulary.union(*within)
+    return replace(
+        like,
+        purpose=draw(st.sampled_from(sorted(vocabulary.purposes))),
+        labels=ceiling if default is None or default not in within else default,
+        floor=floor,
+        ceiling=ceiling,
+        models=draw(st.none() | st.frozensets(st.sampled_from(sorted(MODELS)), min_size=1)),
+    )
+
+
+def labels(vocabulary: Vocabulary) -> st.SearchStrategy[Labels]:
+    return st.builds(
+        Labels,
+        st.sampled_from(vocabulary.scale),
+        st.frozensets(st.sampled_from(sorted(vocabulary.categories))),
+    )
+
+
+def mentioned(rule: Rule) -> set[str]:
+    """Every label and purpose that a rule mentions."""
+    facts = rule.facts
+    several = (facts.labels_any, facts.labels_all, facts.purpose_in)
+    words = {word for found in several for word in found or ()}
+    return words | ({facts.sensitivity_at_least} if facts.sensitivity_at_least is not None else set())
+
+
+def with_rules(bundle: Bundle, rules: tuple[Rule, ...]) -> Bundle:
+    """The bundle with these rules, compiled anew."""
+    bundle = replace(bundle, rules=rules)
+    return replace(bundle, table=table_of(bundle))

@@ -46,7 +46,7 @@ def test_check_of_a_good_bundle_ends_with_0_and_names_its_revision() -> None:
     assert text.exit_code == as_json.exit_code == 0
     assert text.output.splitlines() == [
         f"{bundle.revision} (serial 1)",
-        "10 rules, 14 places, 4 tenants, 72 classes; more labels never permit more",
+        "11 rules, 14 places, 4 tenants, 144 classes; more labels never permit more",
         f"{len(loaded_default().cases)} examples passed, 0 failed",
         "10 claims hold, 0 do not",
     ]
@@ -54,8 +54,8 @@ def test_check_of_a_good_bundle_ends_with_0_and_names_its_revision() -> None:
     assert (said["valid"], said["revision"], said["rules"], said["classes"]) == (
         True,
         bundle.revision,
-        10,
-        72,
+        11,
+        144,
     )
     assert said["tests"]["passed"] is True
 
@@ -96,14 +96,14 @@ def test_prove_of_a_good_bundle_ends_with_0_and_shows_every_claim_and_entrance()
     lines = text.output.splitlines()
     claims = loaded_default().claims
     assert [line.split()[:2] for line in lines[: len(claims)]] == [["holds", claim.id] for claim in claims]
-    assert lines[len(claims)].startswith("10 claims hold, 0 do not; 104 classes of requests in ")
+    assert lines[len(claims)].startswith("10 claims hold, 0 do not; 192 classes of requests in ")
     assert lines[len(claims) + 1 :] == [
         "entrance gateway (DE) cannot serve:",
         "  everyone; purpose analytics; any model",
         "       from the labels public, health: health-data-is-not-for-analytics",
     ]
     said = json.loads(as_json.output)
-    assert (said["holds"], said["classes"]) == (True, 104)
+    assert (said["holds"], said["classes"]) == (True, 192)
     assert said["revision"] == loaded_default().bundle.revision
     assert [(claim["id"], claim["holds"], claim["witness"]) for claim in said["claims"]] == [
         (claim.id, True, None) for claim in claims

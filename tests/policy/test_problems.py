@@ -581,8 +581,87 @@ CASES = [
         "tenant_in: [GB]",
         "tenant_in: [GB]\n    hedge: {after_s: 1}",
         "hedge:",
-        "hedging is not supported by this version",
-        "remove the key",
+        "`hedge` is not a key of a route",
+        "write `hedge_after_s: <seconds>`",
+    ),
+    (
+        "routes.yaml",
+        "tenant_in: [GB]",
+        "tenant_in: [GB]\n    hedge_after: 1",
+        "hedge_after:",
+        "unknown key `hedge_after`",
+        "did you mean `hedge_after_s`?",
+    ),
+    (
+        "routes.yaml",
+        "tenant_in: [GB]",
+        "tenant_in: [GB]\n    hedge_after_s: 30",
+        "hedge_after_s:",
+        "`hedge_after_s` is not shorter than `first_byte_timeout_s`: the place is given up by then",
+        "lower it",
+    ),
+    (
+        "routes.yaml",
+        "tenant_in: [GB]",
+        "tenant_in: [GB]\n    hedge_after_s: 0",
+        "hedge_after_s:",
+        "`hedge_after_s`: input should be greater than 0",
+        None,
+    ),
+    (
+        "routes.yaml",
+        "tenant_in: [GB]",
+        "tenant_in: [GB]\n    on_context_window: nxt",
+        "on_context_window:",
+        "`nxt` is not a value of `on_context_window`",
+        "did you mean `next`?",
+    ),
+    (
+        "routes.yaml",
+        """bedrock-frankfurt}]
+    attempts_max: 4
+""",
+        """bedrock-frankfurt}]
+    attempts_max: 1
+    on_content_filter: next
+""",
+        "on_content_filter:",
+        "`on_content_filter` leads to another place, and `attempts_max` is 1",
+        "raise `attempts_max`, or remove `on_content_filter`",
+    ),
+    (
+        "routes.yaml",
+        """      - [{place: local-engine, spill_when_waiting_over: 4}]
+      - [{place: bedrock-london}]
+      - [{place: bedrock-ireland}, {place: bedrock-frankfurt}]
+""",
+        """      - [{place: local-engine}]
+    hedge_after_s: 2
+""",
+        "hedge_after_s:",
+        "`hedge_after_s` leads to another place, and there is none",
+        "add a hop, or remove `hedge_after_s`",
+    ),
+    (
+        "routes.yaml",
+        "      - [{place: bedrock-london}]\n      - [{place: bedrock-ireland}, {place: bedrock-frankfurt}]\n",
+        "      - [{place: bedrock-london, context_tokens: 128000}]\n",
+        "context_tokens:",
+        "`context_tokens` has no effect here",
+        "add `on_context_window: next` to the route, or remove `context_tokens`",
+    ),
+    (
+        "routes.yaml",
+        """      - [{place: local-engine, spill_when_waiting_over: 4}]
+      - [{place: bedrock-london}]
+      - [{place: bedrock-ireland}, {place: bedrock-frankfurt}]
+""",
+        """      - [{place: local-engine, context_tokens: 8}, {place: bedrock-london, context_tokens: 8}]
+    on_context_window: next
+""",
+        "on_context_window:",
+        "`on_context_window: next` leads nowhere: no hop has a larger `context_tokens` than another",
+        "correct `context_tokens`, or remove `on_context_window`",
     ),
     (
         "routes.yaml",

@@ -82,8 +82,8 @@ FULL = Receipt(
     policy=PolicyClaim("sha256:" + "b" * 64, 7, ("infer-anywhere", "personal-stays")),
     gateway=GatewayClaim.of(GATEWAY),
     attempts=(
-        AttemptClaim.of(ENGINE, "saturated", None),
-        AttemptClaim.of(BEDROCK, "answered", UPSTREAM),
+        AttemptClaim.of(ENGINE, "saturated", None, "first"),
+        AttemptClaim.of(BEDROCK, "answered", UPSTREAM, "spill"),
     ),
     cache=CacheClaim("miss", "store-redis"),
     model=ModelClaim("gpt-oss-20b", "gpt-oss-20b"),

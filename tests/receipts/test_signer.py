@@ -78,6 +78,7 @@ def test_the_claims_are_all_there() -> None:
                 "upstream_request_id": None,
                 "emulated": False,
                 "outcome": "saturated",
+                "reason": "first",
             },
             {
                 "place": "bedrock-frankfurt",
@@ -91,6 +92,7 @@ def test_the_claims_are_all_there() -> None:
                 "upstream_request_id": "5d0e3f1c",
                 "emulated": False,
                 "outcome": "answered",
+                "reason": "spill",
             },
         ],
         "cache": {"status": "miss", "place": "store-redis", "origin": None},
@@ -120,8 +122,8 @@ def test_a_demo_key_marks_the_header_and_the_claims_whatever_the_receipt_says() 
 
 
 def test_an_emulator_in_any_attempt_marks_the_receipt() -> None:
-    emulated = AttemptClaim.of(BEDROCK, "throttled", replace(UPSTREAM, emulated=True))
-    attempts = (emulated, AttemptClaim.of(ENGINE, "answered", None))
+    emulated = AttemptClaim.of(BEDROCK, "throttled", replace(UPSTREAM, emulated=True), "first")
+    attempts = (emulated, AttemptClaim.of(ENGINE, "answered", None, "fallback"))
 
     assert claims_of(SIGNER.sign(replace(FULL, attempts=attempts)))["emulated"] is True
 
@@ -133,8 +135,8 @@ def test_an_answer_that_an_emulator_made_stays_marked_when_it_comes_from_the_cac
 def test_an_attempt_says_the_host_that_answered_not_the_one_that_was_planned() -> None:
     other = replace(UPSTREAM, host="bedrock-runtime-fips.eu-central-1.amazonaws.com")
 
-    assert AttemptClaim.of(BEDROCK, "answered", other).host == other.host
-    assert AttemptClaim.of(BEDROCK, "unreachable", None).host == BEDROCK.host
+    assert AttemptClaim.of(BEDROCK, "answered", other, "first").host == other.host
+    assert AttemptClaim.of(BEDROCK, "unreachable", None, "first").host == BEDROCK.host
 
 
 def test_receipt_ids_do_not_repeat() -> None:

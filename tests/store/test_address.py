@@ -121,7 +121,9 @@ async def test_every_script_stays_within_one_slot_of_a_cluster(tmp_path: Path) -
         for tenant in ("acme", "a}{b:c/é"):
             asked = entry(tenant=tenant, limits=Limits(max_concurrent=1), cache_key="k")
             assert (await store.enter(asked)).accepted
-            await store.leave(leaving(asked, puts=(Put("k", b"v", 60), Put("r", b"w", 60))))
+            await store.leave(
+                leaving(asked, answer="a", cached=Put("k", b"v", 60), puts=(Put("r", b"w", 60),))
+            )
             assert (await store.enter(entry(tenant=tenant, cache_key="k"))).cached == b"v"
             assert (await store.accept_epoch(tenant))[0] == "a"
         assert await store.healthy()

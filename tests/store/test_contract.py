@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.facts import Limits
-from gateway.store.base import Conversation, Entered, Overrun, Put
+from gateway.store.base import MARK_BYTES, Conversation, Entered, Overrun, Put
 from tests.store.requests import (
     CEILING,
     FIRST_TURN,
@@ -19,6 +19,7 @@ from tests.store.requests import (
     TestedStore,
     entry,
     leaving,
+    saying,
 )
 
 ACCEPTED = Entered(taint=frozenset(), unreadable=False, accepted=True, overrun=None, cached=None)
@@ -68,18 +69,63 @@ async def test_labels_only_ever_join(store: TestedStore) -> None:
     assert (await store.enter(entry(SECOND_TURN, CEILING))).taint == PERSONAL
 
 
-async def test_labels_found_on_the_way_are_recorded_when_it_leaves(store: TestedStore) -> None:
-    first = entry(FIRST_TURN, PUBLIC)
+async def test_an_answer_carries_the_labels_of_its_request(store: TestedStore) -> None:
+    first = entry(FIRST_TURN, PERSONAL)
     await store.enter(first)
-    await store.leave(leaving(first, labels=frozenset({"public", "health"})))
-    assert (await store.enter(entry(SECOND_TURN, PUBLIC))).taint == {"public", "health"}
+    await store.leave(leaving(first, answer="a1"))
+    assert (await store.enter(entry(saying("a1"), PUBLIC))).taint == PERSONAL
 
 
-async def test_labels_of_every_digest_read_are_joined(store: TestedStore) -> None:
-    await store.enter(entry(Conversation((), ("a",)), frozenset({"public", "health"})))
-    await store.enter(entry(Conversation((), ("b",)), frozenset({"public", "internal"})))
-    both = await store.enter(entry(Conversation(("x", "a", "b"), ("c",)), CEILING))
-    assert both.taint == {"public", "internal", "health"}
+async def test_an_answer_keeps_what_the_same_words_carried_before(store: TestedStore) -> None:
+    await store.enter(entry(saying("yes"), PERSONAL))
+    other = entry(FIRST_TURN, frozenset({"public", "health"}))
+    await store.enter(other)
+    await store.leave(leaving(other, answer="yes"))
+    assert (await store.enter(entry(saying("yes"), CEILING))).taint == PERSONAL | {"health"}
+
+
+async def test_an_answer_found_in_the_cache_carries_the_labels_of_whoever_finds_it(
+    store: TestedStore,
+) -> None:
+    made = entry(FIRST_TURN, PUBLIC)
+    await store.enter(made)
+    await store.leave(leaving(made, answer="a1", cached=Put("k", b"v", 60)))
+    await store.enter(entry(saying("another question"), PERSONAL, cache_key="k"))
+    assert (await store.enter(entry(saying("a1"), PUBLIC))).taint == PERSONAL
+
+
+async def test_a_cached_answer_without_a_mark_leaves_none(store: TestedStore) -> None:
+    made = entry(FIRST_TURN, PERSONAL)
+    await store.enter(made)
+    await store.leave(leaving(made, cached=Put("k", b"v", 60)))
+    assert (await store.enter(entry(saying("x"), PERSONAL, cache_key="k"))).cached == b"v"
+    assert await store.enter(entry(Conversation((bytes(MARK_BYTES),), 0))) == ACCEPTED
+
+
+async def test_labels_of_every_mark_are_joined_and_left_with_all_of_them(store: TestedStore) -> None:
+    await store.enter(entry(saying("a"), frozenset({"public", "health"})))
+    await store.enter(entry(saying("b"), frozenset({"public", "internal"})))
+    both = entry(saying("c", after=("x", "b", "a")), CEILING)
+    assert (await store.enter(both)).taint == {"public", "internal", "health"}
+    for one in "abcx":
+        assert (await store.enter(entry(saying(one), PUBLIC))).taint == CEILING
+
+
+@pytest.mark.parametrize("messages", [1, 999, 1000, 1001, 4097])
+async def test_a_conversation_of_any_length_is_found_by_each_of_its_messages(
+    store: TestedStore, messages: int
+) -> None:
+    names = [f"m{number}" for number in range(messages)]
+    assert await store.enter(entry(saying(*names), PERSONAL)) == ACCEPTED
+    for one in {names[0], names[-1], names[len(names) // 2]}:
+        assert (await store.enter(entry(saying(one), PUBLIC))).taint == PERSONAL
+    everything = saying("new", after=tuple(reversed(names)))
+    assert await store.enter(entry(everything, PERSONAL)) == Entered(PERSONAL, False, True, None, None)
+
+
+async def test_a_request_without_a_message_that_is_marked_has_nothing_to_carry(store: TestedStore) -> None:
+    assert await store.enter(entry(saying(), PERSONAL)) == ACCEPTED
+    assert await store.enter(entry(saying(), PUBLIC)) == ACCEPTED
 
 
 async def test_conversations_of_two_tenants_never_meet(store: TestedStore) -> None:
@@ -94,7 +140,7 @@ async def test_labels_do_not_fade_with_time(store: TestedStore, now: ManualNow) 
 
 
 async def test_a_past_that_nobody_recorded_is_no_past_in_the_first_epoch(store: TestedStore) -> None:
-    assert await store.enter(entry(Conversation(("few", "shots"), ("p",)), PUBLIC)) == ACCEPTED
+    assert await store.enter(entry(saying("p", after=("few", "shots")), PUBLIC)) == ACCEPTED
 
 
 async def test_an_overrun_still_records_the_labels(store: TestedStore) -> None:
@@ -108,16 +154,19 @@ async def test_an_overrun_still_records_the_labels(store: TestedStore) -> None:
 async def test_a_value_is_found_until_its_time_is_over(store: TestedStore, now: ManualNow) -> None:
     first = entry()
     await store.enter(first)
-    await store.leave(leaving(first, puts=(Put("k", b"\x00sealed\xff\r\n", 60), Put("receipt", b"r", 60))))
+    cached, receipt = Put("k", b"\x00sealed\xff\r\n", 60), Put("receipt", b"r", 60)
+    await store.leave(leaving(first, cached=cached, puts=(receipt,)))
     assert await store.enter(entry(cache_key="k")) == Entered(
         NOTHING, False, True, None, b"\x00sealed\xff\r\n"
     )
     assert await store.fetch("acme", "receipt") == b"r"
     assert await store.fetch("acme", "none") is None
+    assert await store.fetch("acme", "k") is None  # nor does a receipt pass for an answer
+    assert (await store.enter(entry(cache_key="receipt"))).cached is None
 
 
 async def test_a_value_of_one_tenant_is_not_found_by_another(store: TestedStore) -> None:
-    await store.leave(leaving(entry(), puts=(Put("k", b"v", 60),)))
+    await store.leave(leaving(entry(), cached=Put("k", b"v", 60), puts=(Put("k", b"v", 60),)))
     assert await store.fetch("globex", "k") is None
     assert (await store.enter(entry(tenant="globex", cache_key="k"))).cached is None
 
@@ -128,12 +177,13 @@ async def test_a_later_put_replaces_an_earlier_one(store: TestedStore) -> None:
 
 
 async def test_a_put_without_time_to_live_keeps_nothing(store: TestedStore) -> None:
-    await store.leave(leaving(entry(), puts=(Put("k", b"v", 0),)))
+    await store.leave(leaving(entry(), cached=Put("k", b"v", 0), puts=(Put("k", b"v", 0),)))
     assert await store.fetch("acme", "k") is None
+    assert (await store.enter(entry(cache_key="k"))).cached is None
 
 
 async def test_a_hit_counts_as_one_request_and_holds_nothing(store: TestedStore) -> None:
-    await store.leave(leaving(entry(), puts=(Put("k", b"v", 60),)))
+    await store.leave(leaving(entry(), cached=Put("k", b"v", 60)))
     limits = Limits(requests_per_minute=2, tokens_per_minute=10, usd_per_day=1e-9, max_concurrent=1)
     for _ in range(2):
         hit = await store.enter(entry(limits=limits, tokens=10_000, usd_nano=10_000, cache_key="k"))

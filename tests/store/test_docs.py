@@ -21,7 +21,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "store.md").read_text("utf-8")
     [
         f"at most 50 ms ({wire.TIMEOUT_S * 1000:.0f}, and {wire.GRACE_S * 1000:.0f} of grace",
         f"after {limits.HELD_S} seconds",
-        f"more than {owed.DIGESTS_MAX:,} of them",
+        f"more than {owed.MARKS_MAX:,} of them",
         f"its bound of {memory.RECORDS_MAX:,} records",
         f"`{FILE}` lies in the state directory",
         f"`{accept_epoch.__module__}.{accept_epoch.__name__}(store, tenants)`",

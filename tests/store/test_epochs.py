@@ -88,25 +88,25 @@ def test_a_directory_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None
 
 
 def test_labels_owed_past_the_bound_renew_their_tenants_epoch() -> None:
-    owed = Owed(digests_max=2)
-    owed.note("acme", ("a", "b"), frozenset({"x"}))
-    owed.note("acme", ("a",), frozenset({"y"}))
-    owed.note("globex", ("c",), frozenset({"x"}))
-    assert owed.labels["acme"] == {"a": {"x", "y"}, "b": {"x"}}
+    owed = Owed(marks_max=2)
+    owed.note("acme", (b"a", b"b"), frozenset({"x"}))
+    owed.note("acme", (b"a",), frozenset({"y"}))
+    owed.note("globex", (b"c",), frozenset({"x"}))
+    assert owed.labels["acme"] == {b"a": {"x", "y"}, b"b": {"x"}}
     assert owed.renew == {"globex"}
 
 
 def test_what_could_not_be_paid_is_owed_again_with_what_came_meanwhile() -> None:
     owed = Owed()
-    owed.note("acme", ("a",), frozenset({"x"}))
+    owed.note("acme", (b"a",), frozenset({"x"}))
     owed.settle(Settle("acme", "k", "r1", 1, 2))
     owed.renew.add("globex")
     taken = owed.take()
     assert not owed
-    owed.note("acme", ("a", "b"), frozenset({"y"}))
+    owed.note("acme", (b"a", b"b"), frozenset({"y"}))
     owed.settle(Settle("acme", "k", "r2", 3, 4))
     owed.give_back(taken)
-    assert owed.labels == {"acme": {"a": {"x", "y"}, "b": {"y"}}}
+    assert owed.labels == {"acme": {b"a": {"x", "y"}, b"b": {"y"}}}
     assert sorted(owed.settles) == ["r1", "r2"]
     assert owed.renew == {"globex"}
-    assert owed.digests == 2
+    assert owed.marks == 2

@@ -11,7 +11,7 @@ import redis
 
 from gateway.facts import Limits
 from gateway.store.address import StoreMisconfigured
-from gateway.store.base import Conversation, Entered, Overrun, Put
+from gateway.store.base import Entered, Overrun, Put
 from gateway.store.redis import RedisStore
 from tests.redis_server import RedisServer
 from tests.store.requests import (
@@ -26,6 +26,7 @@ from tests.store.requests import (
     ManualNow,
     entry,
     leaving,
+    saying,
 )
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.needs("redis-server")
 ACCEPTED = Entered(frozenset(), False, True, None, None)
 UNREADABLE = Entered(frozenset(), True, False, None, None)
 AT_CEILING = Entered(frozenset(), True, True, None, None)
-SESSION = Conversation(reads=("s",), writes=("s", "p"))
+SESSION = saying("p", after=("s",))
 
 
 @pytest.fixture
@@ -58,17 +59,17 @@ def client(server: RedisServer) -> redis.Redis:
 async def test_killed_it_answers_at_once_and_comes_back_by_itself(
     store: RedisStore, own_redis: RedisServer
 ) -> None:
-    await store.leave(leaving(entry(), puts=(Put("k", b"v", 60),)))
+    await store.leave(leaving(entry(), cached=Put("k", b"v", 60)))
     own_redis.kill()
     assert await store.enter(entry(cache_key="k")) == ACCEPTED
     assert await store.enter(entry(SECOND_TURN)) == UNREADABLE
     assert await store.enter(entry(SECOND_TURN, CEILING, at_ceiling=True)) == AT_CEILING
     assert await store.fetch("acme", "k") is None
     assert await store.healthy() is False
-    await store.leave(leaving(entry(), puts=(Put("k", b"v", 60),)))
+    await store.leave(leaving(entry(), cached=Put("k", b"v", 60)))
     own_redis.start()
     await until(store.healthy)
-    await store.leave(leaving(entry(), puts=(Put("k", b"again", 60),)))
+    await store.leave(leaving(entry(), cached=Put("k", b"again", 60)))
     assert (await store.enter(entry(cache_key="k"))).cached == b"again"
 
 
@@ -82,7 +83,7 @@ async def test_stopped_no_call_waits_long_and_later_ones_do_not_wait_at_all(
         assert await store.enter(entry(THIRD_TURN)) == UNREADABLE
     own_redis.resume()
     await until(store.healthy)
-    assert await store.enter(entry(THIRD_TURN)) == ACCEPTED
+    assert await store.enter(entry(THIRD_TURN)) == Entered(PUBLIC, False, True, None, None)
 
 
 async def test_a_late_answer_is_never_taken_for_anothers(store: RedisStore, own_redis: RedisServer) -> None:
@@ -101,15 +102,14 @@ async def test_what_a_conversation_carried_during_an_outage_is_known_after_it(
 ) -> None:
     await store.enter(entry())
     own_redis.pause()
-    await store.enter(entry(Conversation((), ("other",))))  # its connection is dropped
+    await store.enter(entry(saying("other")))  # its connection is dropped
     first = entry(FIRST_TURN, PERSONAL)
     assert await store.enter(first) == ACCEPTED
-    await store.leave(leaving(first, labels=PERSONAL | {"health"}))
+    await store.leave(leaving(first, labels=PERSONAL | {"health"}, answer="a1"))
     own_redis.resume()
     await until(store.healthy)
-    assert await store.enter(entry(SECOND_TURN, PUBLIC)) == Entered(
-        PERSONAL | {"health"}, False, False, None, None
-    )
+    assert await store.enter(entry(SECOND_TURN, PUBLIC)) == Entered(PERSONAL, False, False, None, None)
+    assert (await store.enter(entry(saying("a1"), PUBLIC))).taint == PERSONAL | {"health"}
 
 
 async def test_a_reservation_taken_before_an_outage_is_settled_after_it(
@@ -134,9 +134,8 @@ async def test_emptied_it_answers_only_for_what_began_since(
     client(own_redis).flushall()
     assert await store.enter(entry(SECOND_TURN)) == UNREADABLE
     assert await store.enter(entry(SESSION)) == UNREADABLE
-    fresh = Conversation((), ("n1",))
-    assert await store.enter(entry(fresh, PERSONAL)) == ACCEPTED
-    assert await store.enter(entry(Conversation(("n1",), ("n2",)), PUBLIC)) == Entered(
+    assert await store.enter(entry(saying("n1"), PERSONAL)) == ACCEPTED
+    assert await store.enter(entry(saying("n2", after=("n1",)), PUBLIC)) == Entered(
         PERSONAL, False, False, None, None
     )
     # Once judged at the ceiling, the old conversation is on record again, at the ceiling.
@@ -144,7 +143,7 @@ async def test_emptied_it_answers_only_for_what_began_since(
     assert await store.enter(entry(THIRD_TURN, PUBLIC)) == Entered(CEILING, False, False, None, None)
 
 
-async def test_an_old_prefix_on_record_does_not_answer_for_the_turn_before(
+async def test_one_message_on_record_does_not_answer_for_the_others(
     store: RedisStore, own_redis: RedisServer
 ) -> None:
     """Another conversation that began alike is no proof of what this one carried later."""
@@ -198,7 +197,7 @@ async def test_a_worker_that_remembers_corrects_one_that_does_not(
     )
     assert await new.enter(entry(SECOND_TURN)) == ACCEPTED  # to this machine it is a new store
     assert await store.enter(entry(THIRD_TURN)) == Entered(PUBLIC, True, False, None, None)
-    assert await new.enter(entry(Conversation(("x",), ("y",)))) == UNREADABLE
+    assert await new.enter(entry(saying("y", after=("x",)))) == UNREADABLE
     await new.aclose()
 
 
@@ -236,7 +235,7 @@ async def test_scripts_that_redis_has_forgotten_are_sent_again(
     first = entry(FIRST_TURN, PERSONAL)
     assert await store.enter(first) == ACCEPTED
     client(own_redis).script_flush()
-    await store.leave(leaving(first, puts=(Put("k", b"v", 60),)))
+    await store.leave(leaving(first, cached=Put("k", b"v", 60)))
     assert await store.enter(entry(SECOND_TURN, PERSONAL, cache_key="k")) == Entered(
         PERSONAL, False, True, None, b"v"
     )
@@ -306,20 +305,20 @@ async def test_a_worker_that_dies_owing_labels_leaves_an_unreadable_past(
 ) -> None:
     assert await store.enter(entry(THIRD_TURN)) == ACCEPTED
     own_redis.pause()
-    await store.enter(entry(Conversation((), ("other",))))  # its connection is dropped
+    await store.enter(entry(saying("other")))  # its connection is dropped
     await store.enter(entry(FIRST_TURN, PERSONAL))
     await store.aclose()  # the labels die with it; that it owed them is on disk
     own_redis.resume()
     again = await RedisStore.open(
         own_redis.url, state_dir=tmp_path / "state", now_ms=now, timeout_s=PATIENT_S
     )
-    assert await again.enter(entry(SECOND_TURN)) == UNREADABLE
+    assert await again.enter(entry(SECOND_TURN)) == Entered(PUBLIC, True, False, None, None)
     await again.accept_epoch("acme")
     await again.aclose()
     third = await RedisStore.open(
         own_redis.url, state_dir=tmp_path / "state", now_ms=now, timeout_s=PATIENT_S
     )
-    assert await third.enter(entry(SECOND_TURN)) == ACCEPTED
+    assert await third.enter(entry(SECOND_TURN)) == Entered(PUBLIC, False, True, None, None)
     await third.aclose()
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store.base import Conversation, Entered, Put
+from gateway.store.base import Entered, Put
 from gateway.store.memory import MemoryStore, TooManyWorkers
-from tests.store.requests import CEILING, FIRST_TURN, PERSONAL, SECOND_TURN, ManualNow, entry, leaving
+from tests.store.requests import CEILING, FIRST_TURN, PERSONAL, SECOND_TURN, ManualNow, entry, leaving, saying
 
 ACCEPTED = Entered(frozenset(), False, True, None, None)
 UNREADABLE = Entered(frozenset(), True, False, None, None)
@@ -54,10 +54,10 @@ async def test_labels_past_the_bound_make_the_past_unreadable_rather_than_empty(
     await store.enter(entry(FIRST_TURN, PERSONAL))
     assert (await store.enter(entry(SECOND_TURN, PERSONAL))).unreadable is False
     for number in range(20):
-        await store.enter(entry(Conversation((), (f"n{number}",)), PERSONAL))
+        await store.enter(entry(saying(f"n{number}"), PERSONAL))
     assert await store.enter(entry(SECOND_TURN)) == UNREADABLE
     # What is still known of an older conversation still counts, though it no longer answers for it.
-    assert await store.enter(entry(Conversation(("n12",), ("x",)), CEILING)) == Entered(
+    assert await store.enter(entry(saying("x", after=("n12",)), CEILING)) == Entered(
         PERSONAL, True, False, None, None
     )
     await store.aclose()
@@ -72,7 +72,7 @@ async def test_after_a_restart_only_what_began_since_is_readable(tmp_path: Path)
     assert await store.enter(entry(FIRST_TURN, PERSONAL)) == ACCEPTED
     assert await store.enter(entry(SECOND_TURN, PERSONAL)) == Entered(PERSONAL, False, True, None, None)
     assert (await store.accept_epoch("acme"))[0] == "a"
-    assert await store.enter(entry(Conversation(("lost",), ("y",)))) == ACCEPTED
+    assert await store.enter(entry(saying("y", after=("lost",)))) == ACCEPTED
     await store.aclose()
 
 

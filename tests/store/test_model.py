@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from gateway.store.base import Conversation, Entered, Entry, Put
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from tests.redis_server import RedisServer
-from tests.store.requests import PATIENT_S, ManualNow, entry, leaving
+from tests.store.requests import PATIENT_S, ManualNow, entry, leaving, mark, saying
 
 pytestmark = pytest.mark.needs("redis-server")
 
-DIGESTS = ("a", "b", "c", "d")
-digests = st.lists(st.sampled_from(DIGESTS), max_size=3, unique=True).map(tuple)
+MARKS = ("a", "b", "c", "d", "e")
+marks = st.lists(st.sampled_from(MARKS), max_size=3, unique=True).map(tuple)
 labels = st.frozensets(st.sampled_from(["internal", "personal", "health"])).map(
     lambda some: some | {"public"}
 )
@@ -37,20 +37,20 @@ class Ledger:
     """What must hold, said as plainly as possible: every grant is remembered with its time, for ever."""
 
     def __init__(self) -> None:
-        self.carried: dict[str, frozenset[str]] = {}
+        self.carried: dict[bytes, frozenset[str]] = {}
         self.grants: list[dict[str, Any]] = []
-        self.values: dict[str, tuple[bytes, int]] = {}
+        self.values: dict[str, tuple[bytes, int, str | None]] = {}
 
     def taint(self, conversation: Conversation) -> frozenset[str]:
-        return frozenset().union(*(self.carried.get(digest, frozenset()) for digest in conversation.reads))
+        return frozenset().union(*(self.carried.get(one, frozenset()) for one in conversation.marks))
 
-    def record(self, conversation: Conversation, names: frozenset[str]) -> None:
-        for digest in conversation.writes:
-            self.carried[digest] = self.carried.get(digest, frozenset()) | names
+    def record(self, marks: Iterable[bytes], names: frozenset[str]) -> None:
+        for one in marks:
+            self.carried[one] = self.carried.get(one, frozenset()) | names
 
-    def value(self, key: str, now_ms: int) -> bytes | None:
-        data, until_ms = self.values.get(key, (b"", 0))
-        return data if until_ms > now_ms else None
+    def value(self, key: str, now_ms: int) -> tuple[bytes | None, str | None]:
+        data, until_ms, answer = self.values.get(key, (b"", 0, None))
+        return (data, answer) if until_ms > now_ms else (None, None)
 
     def used(self, field: str, since_ms: int) -> int:
         return sum(grant[field] for grant in self.grants if grant["ms"] > since_ms)
@@ -81,8 +81,8 @@ class Stores(RuleBasedStateMachine):
         )
 
     @rule(
-        reads=digests,
-        writes=digests,
+        earlier=marks,
+        latest=marks,
         known=labels,
         key=keys,
         tokens=st.integers(0, 30),
@@ -90,24 +90,25 @@ class Stores(RuleBasedStateMachine):
     )
     def enter(
         self,
-        reads: tuple[str, ...],
-        writes: tuple[str, ...],
+        earlier: tuple[str, ...],
+        latest: tuple[str, ...],
         known: frozenset[str],
         key: str,
         tokens: int,
         nano: int,
     ) -> None:
         ledger, now_ms = self.ledger, self.now.ms
+        new = [one for one in latest if one not in earlier]
         asked = entry(
-            Conversation(reads, writes), known, limits=LIMITS, tokens=tokens, usd_nano=nano, cache_key=key
+            saying(*new, after=earlier), known, limits=LIMITS, tokens=tokens, usd_nano=nano, cache_key=key
         )
         answer = self.both_enter(asked)
         taint = ledger.taint(asked.conversation)
         if not taint <= known:
             assert answer == Entered(taint, False, False, None, None)
             return
-        ledger.record(asked.conversation, known)
-        cached = ledger.value(key, now_ms)
+        ledger.record(asked.conversation.marks, known)
+        cached, told = ledger.value(key, now_ms)
         grant = {
             "id": asked.reservation.id,
             "ms": now_ms,
@@ -123,26 +124,42 @@ class Stores(RuleBasedStateMachine):
             ledger.grants.append(grant)
             if cached is None:
                 self.held.append(asked)
+            elif told is not None:
+                ledger.record([mark(told)], known)
             self.within_limits()
         else:
             assert answer.accepted
             self.out_of_room(answer.overrun.limit, grant)
 
-    @rule(data=st.data(), used=st.integers(0, 50), nano=st.integers(0, 50), names=labels, puts=st.lists(keys))
+    @rule(
+        data=st.data(),
+        used=st.integers(0, 50),
+        nano=st.integers(0, 50),
+        names=labels,
+        answer=st.none() | st.sampled_from(MARKS),
+        key=st.none() | keys,
+    )
     def leave(
-        self, data: st.DataObject, used: int, nano: int, names: frozenset[str], puts: list[str]
+        self,
+        data: st.DataObject,
+        used: int,
+        nano: int,
+        names: frozenset[str],
+        answer: str | None,
+        key: str | None,
     ) -> None:
         if not self.held:
             return
         of = data.draw(st.sampled_from(self.held))
-        kept = tuple(Put(key, f"{key}{next(self.numbers)}".encode(), 30) for key in puts)
-        left = leaving(of, tokens=used, usd_nano=nano, labels=names, puts=kept)
+        kept = None if key is None else Put(key, f"{key}{next(self.numbers)}".encode(), 30)
+        left = leaving(of, tokens=used, usd_nano=nano, labels=names, answer=answer, cached=kept)
         for store in (self.memory, self.redis):
             self.runner.run(store.leave(left))
         ledger = self.ledger
-        ledger.record(of.conversation, names)
-        for put in kept:
-            ledger.values[put.key] = (put.value, self.now.ms + put.ttl_s * 1000)
+        if answer is not None:
+            ledger.record([mark(answer)], names)
+        if kept is not None:
+            ledger.values[kept.key] = (kept.value, self.now.ms + kept.ttl_s * 1000, answer)
         grant = next(one for one in ledger.grants if one["id"] == of.reservation.id)
         if grant["open"] and grant["ms"] + HELD_MS > self.now.ms:
             grant |= {"tokens": used, "nano": nano}
@@ -162,9 +179,9 @@ class Stores(RuleBasedStateMachine):
             self.held.clear()
         # Redis forgets values by its own clock, which does not move: here they are written over instead.
         self.now.pass_s(seconds)
-        for key in [key for key, (_, until_ms) in self.ledger.values.items() if until_ms <= self.now.ms]:
+        for key in [key for key, (_, until_ms, _) in self.ledger.values.items() if until_ms <= self.now.ms]:
             with redis.Redis(port=self.server.port) as client:
-                client.delete("douane:{acme}:v:" + key)
+                client.delete("douane:{acme}:a:" + key)
 
     def teardown(self) -> None:
         if hasattr(self, "runner"):

@@ -17,7 +17,7 @@ from gateway.store.base import Put
 from gateway.store.redis import RedisStore
 from gateway.store.wire import GRACE_S, TIMEOUT_S, StoreGone, Wire
 from tests.redis_server import RedisServer
-from tests.store.requests import PATIENT_S, PERSONAL, SECOND_TURN, entry, leaving
+from tests.store.requests import FIRST_TURN, PATIENT_S, PERSONAL, SECOND_TURN, entry, leaving
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -81,9 +81,13 @@ async def store(tap: Tap, redis_server: RedisServer, tmp_path: Path) -> AsyncIte
 async def test_a_miss_takes_two_round_trips_and_a_hit_one(store: RedisStore, tap: Tap) -> None:
     miss = entry(labels=PERSONAL, limits=LIMITED, tokens=100, usd_nano=100, cache_key="k")
     assert (await store.enter(miss)).cached is None
-    await store.leave(leaving(miss, tokens=10, usd_nano=10, puts=(Put("k", b"v", 60), Put("r", b"w", 60))))
+    await store.leave(
+        leaving(
+            miss, tokens=10, usd_nano=10, answer="a1", cached=Put("k", b"v", 60), puts=(Put("r", b"w", 60),)
+        )
+    )
     assert tap.take() == [b"EVALSHA", b"EVALSHA"]
-    hit = entry(labels=PERSONAL, limits=LIMITED, cache_key="k")
+    hit = entry(FIRST_TURN, PERSONAL, limits=LIMITED, cache_key="k")
     assert (await store.enter(hit)).cached == b"v"
     assert tap.take() == [b"EVALSHA"]
     # The hit has left its mark all the same, with nothing more to say when it leaves.

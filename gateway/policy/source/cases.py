@@ -92,11 +92,13 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One example, ready to run. `exactly` holds, for an action, all the places that may be permitted."""
+    """One example, ready to run. `request` is what is sent, `facts` what it carries; `exactly` holds, for an
+    action, all the places that may be permitted."""
 
     name: str
     file: str
     line: int
+    request: RequestEntry
     facts: Facts
     expected: tuple[Expected, ...]
     exactly: Mapping[Action, frozenset[str]]
@@ -132,7 +134,7 @@ def build_cases(
             facts = facts_of(document, path, entry.request, known, problems)
             expected, exactly = expected_of(document, path, entry.expect, known, problems)
             if facts is not None:
-                cases.append(Case(entry.name, document.file, line, facts, expected, exactly))
+                cases.append(Case(entry.name, document.file, line, entry.request, facts, expected, exactly))
     return tuple(cases), problems
 
 

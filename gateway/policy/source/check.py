@@ -54,7 +54,7 @@ class Entry(BaseModel):
 
 # Keys that someone may well try, with what to say instead of "unknown key".
 KNOWN_REFUSALS: Mapping[str, tuple[str, str]] = {
-    "hedge": ("hedging is not supported by this version", "remove the key"),
+    "hedge": ("`hedge` is not a key of a route", "write `hedge_after_s: <seconds>`"),
 }
 UNLESS_KEYS = (
     "`unless` may name only `place_in`, `operator_under` and `attested`, so that rules stay provable"

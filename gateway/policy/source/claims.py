@@ -77,33 +77,34 @@ class ClaimsFile(RootModel[Annotated[list[ClaimEntry], Field(min_length=1)]]):
 
 
 def build_claims(
-    document: Document, file: ClaimsFile, known: Known
+    files: list[tuple[Document, ClaimsFile]], known: Known
 ) -> tuple[tuple[Claim, ...], list[Problem]]:
     """All claims in order. Each has an id of its own, says one thing, and names only what exists."""
     claims: list[Claim] = []
     problems: list[Problem] = []
-    ids: dict[str, int] = {}
-    for index, entry in enumerate(file.root):
-        path: Path = (index,)
-        line = document.mark((*path, "id")).line
-        if entry.id in ids:
-            message = f"`{entry.id}` is already a claim, at {document.file}:{ids[entry.id]}"
-            problems.append(document.problem((*path, "id"), message, "give each claim its own id"))
-        ids[entry.id] = line
-        sections = {key: getattr(entry, key) for key in ("when", *OF_NEVER, *OF_ALWAYS)}
-        found = [
-            *says_one_thing(document, path, entry),
-            *empty_conditions(document, path, sections),
-            *unknown_words(document, path, sections, known),
-        ]
-        problems += found
-        if not found:
-            claim = claim_of(document, entry, line, known.vocabulary)
-            problems += about_nothing(document, path, claim, known)
-            claims.append(claim)
+    ids: dict[str, str] = {}
+    for document, file in files:
+        for index, entry in enumerate(file.root):
+            path: Path = (index,)
+            line = document.mark((*path, "id")).line
+            if entry.id in ids:
+                message = f"`{entry.id}` is already a claim, at {ids[entry.id]}"
+                problems.append(document.problem((*path, "id"), message, "give each claim its own id"))
+            ids[entry.id] = f"{document.file}:{line}"
+            sections = {key: getattr(entry, key) for key in ("when", *OF_NEVER, *OF_ALWAYS)}
+            found = [
+                *says_one_thing(document, path, entry),
+                *empty_conditions(document, path, sections),
+                *unknown_words(document, path, sections, known),
+            ]
+            problems += found
+            if not found:
+                claim = claim_of(document, entry, line, known.vocabulary)
+                problems += about_nothing(document, path, claim, known)
+                claims.append(claim)
     if len(claims) > CLAIMS_MAX:
         message, hint = f"more than {CLAIMS_MAX} claims", "join claims that differ in one word"
-        problems.append(document.problem((), message, hint))
+        problems.append(files[-1][0].problem((), message, hint))
     return tuple(claims), problems
 
 

@@ -14,6 +14,9 @@ from gateway.policy.problems import PolicyInvalid, Problem, did_you_mean
 REQUIRED: Final = ("bundle.yaml", "zones.yaml", "places.yaml", "tenants.yaml", "routes.yaml")
 OPTIONAL: Final = ("claims.yaml",)
 FOLDERS: Final = ("residency", "tests")
+ADOPTED: Final = "adopted"  # packs that are in force, a folder each
+PACK_FILES: Final = ("pack.yaml", "claims.yaml")
+BESIDE: Final = ("packs", "schema", "README.md")  # may lie there, and are no part of the bundle
 FILE_BYTES_MAX: Final = 1 << 20
 FILES_MAX: Final = 500
 READS_MAX: Final = 5
@@ -40,6 +43,10 @@ class Files:
     def of_folder(self, folder: str) -> tuple[str, ...]:
         """The names of the files in a folder, sorted: this is the order of the rules."""
         return tuple(sorted(name for name in self.content if name.startswith(f"{folder}/")))
+
+    def packs(self) -> tuple[str, ...]:
+        """The names of the adopted packs, sorted: their rules come after the bundle's own."""
+        return tuple(sorted({name.split("/")[1] for name in self.content if name.startswith(f"{ADOPTED}/")}))
 
 
 def read_directory(directory: Path) -> Files:
@@ -79,23 +86,42 @@ def read_directory(directory: Path) -> Files:
 
 def stamp(root: Path) -> Stamp:
     """What identifies every file at this moment: its name, the file it leads to, and that file's state."""
-    found = []
-    for folder in (root, *(root / name for name in FOLDERS)):
+    found: list[tuple[str, str, int, int, int, int]] = []
+    folders = [(root, (*FOLDERS, ADOPTED)), *((root / name, ()) for name in FOLDERS)]
+    for pack in pack_folders(root):
+        folders += [(pack, ("residency",)), (pack / "residency", ())]
+    for folder, below in folders:
         if folder is not root and not folder.is_dir():
             continue
         for entry in sorted(os.listdir(folder)):
             path = folder / entry
             name = path.relative_to(root).as_posix()
-            if entry.startswith(".") or (folder is root and entry in {*FOLDERS, "schema", "README.md"}):
+            if entry.startswith(".") or entry in below or (folder is root and entry in BESIDE):
                 continue
             if path.is_dir():
-                raise refused(name, f"unknown folder `{name}`", did_you_mean(entry, FOLDERS))
+                raise refused(name, f"unknown folder `{name}`", did_you_mean(entry, below or FOLDERS))
             target = path.resolve(strict=True)
             state = target.stat()
             found.append((name, str(target), state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size))
             if len(found) > FILES_MAX:
                 raise refused(".", f"more than {FILES_MAX} files", "join some of them")
     return tuple(found)
+
+
+def pack_folders(root: Path) -> list[Path]:
+    """The folder of each adopted pack. Raises PolicyInvalid for a pack where it would not be in force."""
+    for stray in sorted((root / "packs").glob("*/pack.yaml")):
+        name = stray.parent.name
+        hint = f"a pack in force lies in `{ADOPTED}/{name}/`; move it there"
+        raise refused(f"packs/{name}/pack.yaml", f"the pack `{name}` is not adopted where it lies", hint)
+    if not (root / ADOPTED).is_dir():
+        return []
+    found = [root / ADOPTED / entry for entry in sorted(os.listdir(root / ADOPTED)) if entry[:1] != "."]
+    for pack in found:
+        if not pack.is_dir():
+            name = pack.relative_to(root).as_posix()
+            raise refused(name, f"unknown file `{name}`", "a pack is a folder with a `pack.yaml`")
+    return found
 
 
 def read_file(path: Path, name: str) -> bytes:
@@ -119,8 +145,20 @@ def check_names(names: tuple[str, ...]) -> None:
         for folder in FOLDERS
         if not any(name.startswith(f"{folder}/") for name in names)
     ]
+    packs = {tuple(name.split("/")[:2]) for name in names if name.startswith(f"{ADOPTED}/")}
+    problems += [
+        Problem(f"{folder}/{pack}/", 0, None, f"`{file}` of the pack `{pack}` is missing", "adopt it again")
+        for folder, pack in sorted(packs)
+        for file in ("pack.yaml", "residency/")
+        if not any(name.startswith(f"{folder}/{pack}/{file}") for name in names)
+    ]
     for name in names:
-        if "/" not in name and name not in (*REQUIRED, *OPTIONAL):
+        within = name.split("/", 2)[2] if name.startswith(f"{ADOPTED}/") else name
+        if within is not name and "/" not in within and within not in PACK_FILES:
+            problems.append(
+                Problem(name, 0, None, f"unknown file `{name}`", did_you_mean(within, PACK_FILES))
+            )
+        elif "/" not in name and name not in (*REQUIRED, *OPTIONAL):
             hint = did_you_mean(name, (*REQUIRED, *OPTIONAL))
             problems.append(Problem(name, 0, None, f"unknown file `{name}`", hint))
         elif "/" in name and not name.endswith(".yaml"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from gateway.places import BACKEND_KINDS, Place
+from gateway.places import BACKEND_KINDS, IpNetwork, Place
 from gateway.policy.geography import AwsRegion, Geography
 from gateway.policy.problems import Problem, did_you_mean
 from gateway.policy.source.check import Entry, Text, Word, Words
@@ -47,6 +48,13 @@ class PlaceEntry(Entry):
     country: Annotated[str | None, Field(description="ISO 3166-1 alpha-2; not of a bedrock place")] = None
     operator: Annotated[str | None, Field(description="from zones.yaml; not of a bedrock place")] = None
     attested: Annotated[Words | None, Field(description="attestations of this very place")] = None
+    private_range: Annotated[
+        list[Text] | None,
+        Field(
+            min_length=1,
+            description="networks that every address of the place's host must be in, such as 10.0.0.0/8",
+        ),
+    ] = None
 
 
 class PlacesFile(Entry):
@@ -129,7 +137,8 @@ def bedrock_place(
         problems += served_problems(document, (*path, "models", model), model, upstream, region.id, geography)
     operator = geography.operators[operator_name]
     own, more = own_attestations(document, path, entry, operator.id, geography)
-    problems += more
+    networks, unread = private_range(document, path, entry)
+    problems += [*more, *unread]
     if problems:
         return None, problems
     return (
@@ -146,6 +155,7 @@ def bedrock_place(
             attestations=operator.attestations | own,
             source="derived",
             host=region.bedrock_host,
+            private_range=networks,
         ),
         [],
     )
@@ -220,7 +230,8 @@ def declared_place(
         hint = did_you_mean(entry.operator, geography.operators)
         problems.append(document.problem((*path, "operator"), message, hint))
     own, more = own_attestations(document, path, entry, entry.operator or "", geography)
-    problems += more
+    networks, unread = private_range(document, path, entry)
+    problems += [*more, *unread]
     if problems or operator is None or entry.country is None:
         return None, problems
     return (
@@ -237,6 +248,7 @@ def declared_place(
             attestations=operator.attestations | own,
             source="declared",
             host=None,
+            private_range=networks,
         ),
         [],
     )
@@ -259,3 +271,19 @@ def own_attestations(
             hint = f"only places operated by `{', '.join(sorted(claimants))}` can"
             problems.append(document.problem(at, message, hint))
     return frozenset(entry.attested or ()), problems
+
+
+def private_range(
+    document: Document, path: Path, entry: PlaceEntry
+) -> tuple[tuple[IpNetwork, ...], list[Problem]]:
+    """The networks that the place's host must be in; an address alone is a network of one."""
+    networks: list[IpNetwork] = []
+    problems = []
+    for index, text in enumerate(entry.private_range or ()):
+        try:
+            networks.append(ipaddress.ip_network(text))
+        except ValueError:
+            message = f"`{text}` is not a network"
+            hint = "write the first address and the length of its prefix, such as `10.0.0.0/8`"
+            problems.append(document.problem((*path, "private_range", index), message, hint))
+    return tuple(networks), problems

@@ -11,7 +11,7 @@ from pydantic import Field
 from gateway.places import BACKEND_KINDS, Place
 from gateway.policy.geography import Geography
 from gateway.policy.problems import Problem, did_you_mean
-from gateway.policy.routes import Hop, Route, Routes
+from gateway.policy.routes import Hop, Otherwise, Route, Routes
 from gateway.policy.source.check import Entry, Text, Word, Words
 from gateway.policy.source.document import Document, Path
 
@@ -23,6 +23,9 @@ class HopEntry(Entry):
     weight: Annotated[int, Field(ge=0, le=10_000, description="share of the tier's traffic")] = 100
     spill_when_waiting_over: Annotated[
         int | None, Field(ge=0, description="with more requests waiting than this, the next tier goes first")
+    ] = None
+    context_tokens: Annotated[
+        int | None, Field(ge=1, description="the longest prompt and answer it takes; for `on_context_window`")
     ] = None
 
 
@@ -36,6 +39,16 @@ class RouteEntry(Entry):
     attempts_max: Annotated[int, Field(ge=1, le=20)]
     first_byte_timeout_s: Annotated[float, Field(gt=0, le=3600)]
     total_timeout_s: Annotated[float, Field(gt=0, le=86_400)]
+    hedge_after_s: Annotated[
+        float | None,
+        Field(gt=0, le=3600, description="with no first byte after so long, the next place is asked beside"),
+    ] = None
+    on_context_window: Annotated[
+        Otherwise, Field(description="`next`: where a request does not fit, a place with a larger context")
+    ] = "refuse"
+    on_content_filter: Annotated[
+        Otherwise, Field(description="`next`: where a filter withholds the answer, the next place is tried")
+    ] = "refuse"
 
 
 class RoutesFile(Entry):
@@ -80,7 +93,7 @@ def build_routes(
         if entry.first_byte_timeout_s > entry.total_timeout_s:
             message = "`first_byte_timeout_s` is longer than `total_timeout_s`"
             problems.append(document.problem((*path, "first_byte_timeout_s"), message, "lower it"))
-        problems += hop_problems(document, path, entry, places)
+        problems += [*hop_problems(document, path, entry, places), *option_problems(document, path, entry)]
         routes.append(route_of(entry, geography))
     for model in sorted(served - set(general)):
         message = f"`{model}` has no route for everyone"
@@ -127,6 +140,42 @@ def hop_problems(
     return problems
 
 
+def option_problems(document: Document, path: Path, entry: RouteEntry) -> list[Problem]:
+    """Options that could never have an effect: whoever wrote them expects one."""
+    problems = []
+    hops = [hop for tier in entry.tiers for hop in tier if hop.weight]
+    options = {
+        "hedge_after_s": entry.hedge_after_s is not None,
+        "on_context_window": entry.on_context_window == "next",
+        "on_content_filter": entry.on_content_filter == "next",
+    }
+    for key in [key for key, wanted in options.items() if wanted]:
+        message = f"`{key}` leads to another place, and"
+        if entry.attempts_max < 2:
+            hint = f"raise `attempts_max`, or remove `{key}`"
+            problems.append(document.problem((*path, key), f"{message} `attempts_max` is 1", hint, key=True))
+        elif len(hops) < 2:
+            hint = f"add a hop, or remove `{key}`"
+            problems.append(document.problem((*path, key), f"{message} there is none", hint, key=True))
+    if entry.hedge_after_s is not None and entry.hedge_after_s >= entry.first_byte_timeout_s:
+        message = "`hedge_after_s` is not shorter than `first_byte_timeout_s`: the place is given up by then"
+        problems.append(document.problem((*path, "hedge_after_s"), message, "lower it"))
+    bounds = [hop.context_tokens for hop in hops]
+    if entry.on_context_window == "refuse":
+        hint = "add `on_context_window: next` to the route, or remove `context_tokens`"
+        for tier, tier_hops in enumerate(entry.tiers):
+            for number, hop in enumerate(tier_hops):
+                if hop.context_tokens is not None:
+                    at: Path = (*path, "tiers", tier, number, "context_tokens")
+                    message = "`context_tokens` has no effect here"
+                    problems.append(document.problem(at, message, hint, key=True))
+    elif len(bounds) > 1 and None not in bounds and len(set(bounds)) == 1:
+        message = "`on_context_window: next` leads nowhere: no hop has a larger `context_tokens` than another"
+        hint = "correct `context_tokens`, or remove `on_context_window`"
+        problems.append(document.problem((*path, "on_context_window"), message, hint, key=True))
+    return problems
+
+
 def route_of(entry: RouteEntry, geography: Geography) -> Route:
     tenants: frozenset[str] | None = None
     if entry.tenant_in is not None:
@@ -137,11 +186,14 @@ def route_of(entry: RouteEntry, geography: Geography) -> Route:
         id=entry.id,
         models=frozenset(entry.models),
         tiers=tuple(
-            tuple(Hop(hop.place, hop.weight, hop.spill_when_waiting_over) for hop in tier)
+            tuple(Hop(hop.place, hop.weight, hop.spill_when_waiting_over, hop.context_tokens) for hop in tier)
             for tier in entry.tiers
         ),
         attempts_max=entry.attempts_max,
         first_byte_timeout_s=float(entry.first_byte_timeout_s),
         total_timeout_s=float(entry.total_timeout_s),
         tenant_in=tenants,
+        hedge_after_s=float(entry.hedge_after_s) if entry.hedge_after_s is not None else None,
+        on_context_window=entry.on_context_window,
+        on_content_filter=entry.on_content_filter,
     )

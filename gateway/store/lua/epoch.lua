@@ -1,6 +1,11 @@
--- The labels of all conversations of a tenant are one hash: digest -> "<epoch id> <label>,<label>".
--- The fields `epoch` and `run` live in the same hash on purpose: whatever loses the labels (a flush, an
--- eviction, an empty restart) loses the epoch with them, so a lost past can never look like no past.
+-- The labels of all conversations of a tenant are one hash: mark -> "<epoch id> <label>,<label>".
+-- The fields `epoch`, `run` and `format` live in the same hash on purpose: whatever loses the labels (a flush,
+-- an eviction, an empty restart) loses the epoch with them, so a lost past can never look like no past.
+
+local FORMAT = '2' -- what a mark is a digest of; 1 was prefixes of the messages
+local MARK_BYTES = 16 -- as in `gateway/store/base.py`
+local NO_MARK = string.rep('\0', MARK_BYTES)
+local AT_ONCE = 1000 -- marks in one command: Lua passes at most some 8,000 values
 
 -- An id that no other epoch of the tenant has: the worker's seed and the server's time in microseconds.
 local function fresh_id(seed, before)
@@ -13,10 +18,14 @@ end
 -- `a` accepted by an operator in its stead, `r` begun after something may have been lost.
 -- `remembered`: the epoch that the worker saw last; '' none ever; '-' it has no memory to tell.
 local function present_epoch(key, run, seed, remembered, renew)
-  local stored = redis.call('HMGET', key, 'epoch', 'run')
+  local stored = redis.call('HMGET', key, 'epoch', 'run', 'format')
   local epoch = stored[1]
   if not epoch then
     epoch = (remembered == '' and not renew and 'g' or 'r') .. fresh_id(seed, '')
+  elseif stored[3] ~= FORMAT then
+    -- Marks that are digests of something else are never found: what they say is as good as lost.
+    redis.call('UNLINK', key)
+    epoch = 'r' .. fresh_id(seed, epoch)
   elseif renew or (run ~= '' and stored[2] ~= run) then
     -- Another server process answers than the one that this epoch was recorded in: a restart or a failover,
     -- which may have lost the latest records although the hash is there.
@@ -28,7 +37,7 @@ local function present_epoch(key, run, seed, remembered, renew)
   else
     return epoch
   end
-  redis.call('HSET', key, 'epoch', epoch, 'run', run)
+  redis.call('HSET', key, 'epoch', epoch, 'run', run, 'format', FORMAT)
   return epoch
 end
 
@@ -54,32 +63,52 @@ local function join_labels(set)
   return table.concat(names, ',')
 end
 
--- Records `labels` for each digest ARGV[first..last], together with what is there already.
-local function record_labels(key, epoch, labels, first, last)
-  if last < first then return end
-  local digests = {}
-  for i = first, last do digests[#digests + 1] = ARGV[i] end
-  local stored = redis.call('HMGET', key, unpack(digests))
-  local plain = string.sub(epoch, 2) .. ' ' .. labels
+local function record_of(epoch, labels) return string.sub(epoch, 2) .. ' ' .. labels end
+
+local function split_marks(joined)
+  local marks = {}
+  for at = 1, #joined, MARK_BYTES do marks[#marks + 1] = string.sub(joined, at, at + MARK_BYTES - 1) end
+  return marks
+end
+
+-- The record of each mark, false for none.
+local function read_records(key, marks)
+  local records = {}
+  for first = 1, #marks, AT_ONCE do
+    local last = math.min(first + AT_ONCE - 1, #marks)
+    local found = redis.call('HMGET', key, unpack(marks, first, last))
+    for i = 1, #found do records[first + i - 1] = found[i] end
+  end
+  return records
+end
+
+-- Writes `record_after(record)` for each mark where that is another record than it has.
+local function write_records(key, marks, records, record_after)
   local changed = {}
-  for i = 1, #digests do
-    local record = stored[i]
-    if record ~= plain then
-      local value = plain
-      if record then
-        local set = {}
-        add_labels(set, labels)
-        local _, before = parse_record(record)
-        add_labels(set, before)
-        value = string.sub(epoch, 2) .. ' ' .. join_labels(set)
-      end
-      if value ~= record then
-        changed[#changed + 1] = digests[i]
-        changed[#changed + 1] = value
-      end
+  for i = 1, #marks do
+    local record = record_after(records[i])
+    if record ~= records[i] then
+      changed[#changed + 1] = marks[i]
+      changed[#changed + 1] = record
+    end
+    if #changed >= 2 * AT_ONCE or (i == #marks and #changed > 0) then
+      redis.call('HSET', key, unpack(changed))
+      changed = {}
     end
   end
-  if #changed > 0 then redis.call('HSET', key, unpack(changed)) end
+end
+
+-- Records `labels` for each mark, together with what is there already.
+local function add_to_records(key, epoch, labels, marks)
+  local plain = record_of(epoch, labels)
+  write_records(key, marks, read_records(key, marks), function(record)
+    if not record or record == plain then return plain end
+    local set = {}
+    add_labels(set, labels)
+    local _, before = parse_record(record)
+    add_labels(set, before)
+    return record_of(epoch, join_labels(set))
+  end)
 end
 
 -- ARGV[1] is for tests alone: the time in milliseconds, else 0 and the server's own clock counts, so that

@@ -79,21 +79,23 @@ async def running_emulator(
     region: str,
     *,
     emulator: Emulator | None = None,
+    host: str = "127.0.0.1",
     port: int = 0,
     certificate: Path | None = None,
     key: Path | None = None,
 ) -> AsyncIterator[Running]:
-    """Serves a region on 127.0.0.1 until the block ends; port 0 is a free one, a certificate makes it TLS."""
+    """Serves a region on `host`, an address, until the block ends; port 0 is a free one, a certificate makes
+    it TLS."""
     emulator = emulator or Emulator(region)
     config = configure(emulator, certificate, key)
     state = ServerState()
-    listener = socket.create_server(("127.0.0.1", port))
+    listener = socket.create_server((host, port))
     bound: int = listener.getsockname()[1]
     server = await asyncio.get_running_loop().create_server(
         lambda: LedgerProtocol(config=config, server_state=state, app_state={}), sock=listener, ssl=config.ssl
     )
     try:
-        yield Running(f"{'https' if certificate else 'http'}://127.0.0.1:{bound}", bound, emulator)
+        yield Running(f"{'https' if certificate else 'http'}://{host}:{bound}", bound, emulator)
     finally:
         server.close()
         for connection in list(state.connections):

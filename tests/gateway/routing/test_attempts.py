@@ -2,104 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+import asyncio
 
 import pytest
 
 from gateway import errors
 from gateway.backends import base
-from gateway.backends.base import Answer, AnswerStream, BackendFault, Chunk, Upstream, Usage
-from gateway.clock import ManualClock
-from gateway.facts import Facts
-from gateway.labels import Labels
+from gateway.backends.base import Answer, BackendFault
 from gateway.openai import ChatRequest
-from gateway.places import Place
-from gateway.policy.permit import permit
 from gateway.routing.attempt import Attempt
-from gateway.routing.attempts import Reached, Tried, attempt_in_order
-from gateway.routing.health import Health
-from gateway.routing.plan import Decision, Skipped
-from tests.backends.support import chat
-from tests.policy.bundles import loaded_default
-
-BUNDLE = loaded_default().bundle
-PERMITTED = permit(Facts("demo", "DE", "general", "gpt-oss-20b", Labels("public", frozenset())), BUNDLE)
-UPSTREAM = Upstream("127.0.0.1", None, "id", False)
-ANSWER = Answer({"id": "x"}, Usage(1, 1), UPSTREAM)
-NAMES = ("local-engine", "bedrock-frankfurt", "bedrock-milan")
-
-
-class OneChunk:
-    """A stream whose first chunk is there, and which then breaks."""
-
-    upstream = UPSTREAM
-
-    async def __aiter__(self) -> AsyncIterator[tuple[Chunk, ...]]:
-        yield (Chunk(b"{}"),)
-        raise base.Broken("cut")
-
-    async def aclose(self) -> None:
-        return None
-
-
-@dataclass
-class Scripted:
-    """Fails with each of `faults` in turn, then answers."""
-
-    place: Place
-    faults: list[BackendFault | BaseException] = field(default_factory=list)
-    calls: int = 0
-
-    def unsupported(self, chat: ChatRequest) -> tuple[str, ...]:
-        return ()
-
-    async def complete(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> Answer:
-        self.calls += 1
-        if self.faults:
-            raise self.faults.pop(0)
-        return ANSWER
-
-    async def stream(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> AnswerStream:
-        await self.complete(attempt, chat, request_id)
-        return OneChunk()
-
-    async def probe(self) -> None:
-        return None
-
-
-@dataclass
-class Run:
-    """One run over three permitted places; `still` decides about each further try."""
-
-    backends: dict[str, Scripted] = field(
-        default_factory=lambda: {name: Scripted(BUNDLE.places[name]) for name in NAMES}
-    )
-    health: Health = field(default_factory=Health)
-    tried: list[Tried] = field(default_factory=list)
-    withdrawn: set[str] = field(default_factory=set)
-    skipped: tuple[Skipped, ...] = ()
-    attempted: tuple[str, ...] = NAMES
-
-    async def go(self, *, stream: bool = False) -> Reached:
-        decision = Decision(
-            "route",
-            tuple(Attempt(BUNDLE.places[name], PERMITTED, 1.0, 1.0) for name in self.attempted),
-            self.skipped,
-        )
-        return await attempt_in_order(
-            decision,
-            chat(stream=stream),
-            "req",
-            self.backends,
-            self.health,
-            ManualClock(),
-            lambda attempt: attempt.place.id not in self.withdrawn,
-            self.tried,
-        )
-
-    def outcomes(self) -> list[tuple[str, str]]:
-        return [(one.place.id, one.outcome) for one in self.tried]
+from gateway.routing.plan import Skipped
+from tests.gateway.routing.scripted import NAMES, Run
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -126,6 +39,9 @@ async def test_each_kind_of_fault_is_tried_again_as_its_table_says(
     assert reached.attempt.place.id == "bedrock-frankfurt"
     assert run.backends["local-engine"].calls == tries == kind.retry_here + 1
     assert run.outcomes() == [("local-engine", kind.kind)] * tries + [("bedrock-frankfurt", "answered")]
+    moved_on = "spill" if kind is base.Saturated else "fallback"
+    assert run.kinds() == ["first", *["retry"] * (tries - 1), moved_on]
+    assert reached.kind == moved_on
     assert run.health.state("local-engine").failures == (tries if counts else 0)
     assert run.health.state("local-engine").in_flight == 0
     assert run.health.state("bedrock-frankfurt").in_flight == (1 if stream else 0)
@@ -136,7 +52,7 @@ async def test_a_second_try_that_answers_is_the_answer() -> None:
     run = Run()
     run.backends["local-engine"].faults = [base.ServerFault("x")]
 
-    assert (await run.go()).answer is ANSWER
+    assert (await run.go()).answer is run["local-engine"].answer
     assert run.outcomes() == [("local-engine", "server_fault"), ("local-engine", "answered")]
     assert run.health.state("local-engine").failures == 0
 
@@ -186,6 +102,7 @@ async def test_a_place_that_was_withdrawn_meanwhile_is_not_tried() -> None:
         ("bedrock-frankfurt", "withdrawn"),
         ("bedrock-milan", "answered"),
     ]
+    assert run.kinds() == ["first", "fallback", "fallback"]
     assert run.backends["bedrock-frankfurt"].calls == 0
 
 
@@ -206,12 +123,11 @@ async def test_a_retry_at_the_same_place_is_withdrawn_too() -> None:
 
     assert engine.calls == 1
     assert run.outcomes()[0] == ("local-engine", "server_fault")
+    assert run.kinds() == ["first", "retry", "fallback", "fallback"]
     assert {outcome for _, outcome in run.outcomes()[1:]} == {"withdrawn"}
 
 
 async def test_a_cancelled_try_frees_its_place_and_says_so() -> None:
-    import asyncio
-
     run = Run()
     run.backends["local-engine"].faults = [asyncio.CancelledError()]
 

@@ -1,0 +1,286 @@
+"""What a reviewer must see of two bundles beside what becomes allowed or denied: what changed, by file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from gateway.facts import Caller
+from gateway.labels import Labels
+from gateway.places import Place
+from gateway.policy.bundle import Bundle
+from gateway.policy.claims import Claim
+from gateway.policy.load import Loaded
+from gateway.policy.reading import order_kept
+from gateway.policy.routes import Route
+from gateway.policy.rules import Rule
+from gateway.policy.senders import callers
+from gateway.policy.source.directory import Files
+from gateway.policy.source.document import parse_document
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One change, in words. `file` is the file that says it; `loosens` that it counts as newly allowing,
+    because what it allows cannot be told request by request."""
+
+    file: str
+    text: str
+    loosens: bool = False
+
+    def wire(self) -> dict[str, Any]:
+        """For JSON output."""
+        return {"file": self.file, "text": self.text, "newly_allows": self.loosens}
+
+
+def changes(old: Loaded, new: Loaded, old_files: Files, new_files: Files) -> tuple[Beside, ...]:
+    """Every change of words, zones, places, tenants, detectors, rules, claims, examples and routes."""
+    before, after = old.bundle, new.bundle
+    return (
+        *serial(before, after),
+        *vocabulary(before, after),
+        *zones(before, after),
+        *places(before, after),
+        *tenants(before, after),
+        *detectors(old_files, new_files),
+        *rules(before.rules, after.rules),
+        *claims(old.claims, new.claims),
+        *examples(old, new),
+        *routes(before, after),
+    )
+
+
+def serial(before: Bundle, after: Bundle) -> Iterator[Beside]:
+    if before.revision != after.revision and after.serial <= before.serial:
+        text = f"the serial has not grown: {before.serial}, then {after.serial}"
+        yield Beside("bundle.yaml", text)
+
+
+def vocabulary(before: Bundle, after: Bundle) -> Iterator[Beside]:
+    file, one, other = "bundle.yaml", before.vocabulary, after.vocabulary
+    for what, was, now in (
+        ("sensitivity", one.scale, other.scale),
+        ("category", one.categories, other.categories),
+        ("purpose", one.purposes, other.purposes),
+    ):
+        yield from named(file, what, was, now)
+    if not order_kept(one, other):
+        text = (
+            "the scale is in another order, so that the higher of two words is another: "
+            f"`{' < '.join(one.scale)}`, then `{' < '.join(other.scale)}`"
+        )
+        yield Beside(file, text, loosens=True)
+
+
+def zones(before: Bundle, after: Bundle) -> Iterator[Beside]:
+    file, one, other = "zones.yaml", before.geography, after.geography
+    yield from named(file, "union", one.unions, other.unions)
+    yield from named(file, "regime", one.regimes, other.regimes)
+    yield from named(file, "attestation", one.attestations, other.attestations)
+    yield from named(file, "operator", one.operators, other.operators)
+    for attestation in sorted(one.attestations.keys() & other.attestations.keys()):
+        then, since = one.attestations[attestation], other.attestations[attestation]
+        if then != since:
+            said = [("anyone" if who is None else words(who)) for who in (then, since)]
+            text = f"the attestation `{attestation}` may be claimed by `{said[1]}`, before by `{said[0]}`"
+            yield Beside(file, text)
+    for union in sorted(one.unions.keys() & other.unions.keys()):
+        yield from members(file, f"the union `{union}`", one.unions[union], other.unions[union])
+    for region in sorted(one.regions.keys() & other.regions.keys()):
+        if one.regions[region] != other.regions[region]:
+            text = f"the region `{region}` is in `{other.regions[region]}`, not `{one.regions[region]}`"
+            yield Beside(file, text)
+    for operator in sorted(one.operators.keys() & other.operators.keys()):
+        was, now = one.operators[operator], other.operators[operator]
+        yield from members(file, f"the operator `{operator}`: regimes", was.regimes, now.regimes)
+        about = f"the operator `{operator}`: attestations"
+        yield from members(file, about, was.attestations, now.attestations)
+
+
+def places(before: Bundle, after: Bundle) -> Iterator[Beside]:
+    file = "places.yaml"
+    yield from named(file, "place", before.places, after.places)
+    for place in sorted(before.places.keys() & after.places.keys()):
+        was, now = before.places[place], after.places[place]
+        for what, old, new in zip(PLACE, place_facts(was), place_facts(now), strict=True):
+            if old != new:
+                yield Beside(file, f"the place `{place}`: {what} was `{old}`, is `{new}`")
+
+
+PLACE = ("kind", "country", "operator", "region", "host", "regimes", "attestations", "models")
+
+
+def place_facts(place: Place) -> tuple[str, ...]:
+    models = ", ".join(f"{model}: {upstream}" for model, upstream in sorted(place.models.items()))
+    return (
+        place.kind,
+        place.country,
+        place.operator,
+        place.region or "none",
+        place.host or "none",
+        words(place.regimes),
+        words(place.attestations),
+        models or "none",
+    )
+
+
+def tenants(before: Bundle, after: Bundle) -> Iterator[Beside]:
+    file = "tenants.yaml"
+    yield from named(file, "tenant", before.tenants, after.tenants)
+    earlier, later = callers(before), callers(after)
+    hashes = {pair: sha256 for sha256, pair in before.keys.items()}
+    for (tenant, key), now in sorted(later.items()):
+        if tenant not in before.tenants:
+            continue
+        if (tenant, key) not in earlier:
+            yield Beside(file, f"a new key `{key}` of `{tenant}`")
+            continue
+        about = f"`{tenant}`" if not key else f"the key `{key}` of `{tenant}`"
+        for what, old, new in zip(CALLER, caller_facts(earlier[tenant, key]), caller_facts(now), strict=True):
+            # What a key does not say for itself is its tenant's, which is said already.
+            if old != new and not (key and unsaid(what, earlier, later, tenant, key)):
+                yield Beside(file, f"{about}: {what} was `{old}`, is `{new}`")
+        if key and after.keys.get(hashes[tenant, key]) != (tenant, key):
+            yield Beside(file, f"the key `{key}` of `{tenant}` is another key: its hash has changed")
+    for tenant, key in sorted(earlier.keys() - later.keys()):
+        if key and tenant in after.tenants:
+            yield Beside(file, f"the key `{key}` of `{tenant}` is gone")
+
+
+CALLER = ("country", "purpose", "undeclared labels", "floor", "ceiling", "models", "limits")
+
+
+def caller_facts(caller: Caller) -> tuple[str, ...]:
+    limits = (f"{one.name} {getattr(caller.limits, one.name)}" for one in fields(caller.limits))
+    return (
+        caller.zone,
+        caller.purpose,
+        shown(caller.labels),
+        shown(caller.floor),
+        shown(caller.ceiling),
+        "any" if caller.models is None else words(caller.models),
+        ", ".join(limit for limit in limits if not limit.endswith(" None")) or "none",
+    )
+
+
+def unsaid(
+    what: str,
+    earlier: Mapping[tuple[str, str], Caller],
+    later: Mapping[tuple[str, str], Caller],
+    tenant: str,
+    key: str,
+) -> bool:
+    """Whether a key has, before and after, what its tenant has."""
+    at = CALLER.index(what)
+    return all(
+        caller_facts(side[tenant, key])[at] == caller_facts(side[tenant, ""])[at] for side in (earlier, later)
+    )
+
+
+def detectors(old: Files, new: Files) -> Iterator[Beside]:
+    """What reads a request's text can only add labels, and hide what it finds. So a line more of it allows
+    nothing; a line less, or another one, lets some text carry less, which no list of labels can show."""
+    file = "detectors.yaml"
+    was, now = (lines_of(side, file) for side in (old, new))
+    for line in sorted(now - was):
+        yield Beside(file, f"added: {line}")
+    for line in sorted(was - now):
+        yield Beside(file, f"gone: {line}; texts that it found carry less", loosens=True)
+
+
+def lines_of(files: Files, name: str) -> frozenset[str]:
+    """Each entry of each list of a file, in one line; other values with their key."""
+    if name not in files.content:
+        return frozenset()
+    data = parse_document(name, files.content[name]).data
+    return frozenset(
+        f"`{key}: {json.dumps(entry, sort_keys=True)}`"
+        for key, value in data.items()
+        for entry in (value if isinstance(value, list) else [value])
+    )
+
+
+def rules(before: tuple[Rule, ...], after: tuple[Rule, ...]) -> Iterator[Beside]:
+    was, now = ({rule.id: rule for rule in side} for side in (before, after))
+    for rule in [rule for rule in before if rule.id not in now]:
+        yield Beside(rule.file, f"the rule `{rule.id}` is gone (it {rule.effect}s)")
+    for rule in after:
+        if rule.id not in was:
+            yield Beside(rule.file, f"a new rule `{rule.id}` (it {rule.effect}s)")
+        elif said := differing(was[rule.id], rule, ("file", "line")):
+            yield Beside(rule.file, f"the rule `{rule.id}` says something else: {said}")
+
+
+def claims(before: tuple[Claim, ...], after: tuple[Claim, ...]) -> Iterator[Beside]:
+    was, now = ({claim.id: claim for claim in side} for side in (before, after))
+    for claim in [claim for claim in before if claim.id not in now]:
+        yield Beside(claim.file, f"the claim `{claim.id}` is gone: nothing proves it any longer")
+    for claim in after:
+        if claim.id not in was:
+            yield Beside(claim.file, f"a new claim `{claim.id}`")
+        elif said := differing(was[claim.id], claim, ("file", "line")):
+            yield Beside(claim.file, f"the claim `{claim.id}` says something else: {said}")
+
+
+def examples(old: Loaded, new: Loaded) -> Iterator[Beside]:
+    kept = {case.name for case in new.cases}
+    for case in old.cases:
+        if case.name not in kept:
+            yield Beside(case.file, f"the example `{case.name}` is gone")
+
+
+def routes(before: Bundle, after: Bundle) -> Iterator[Beside]:
+    """A route never widens anything: it orders what the rules permit."""
+    file = "routes.yaml"
+    was, now = ({route.id: route for route in bundle.routes.routes} for bundle in (before, after))
+    yield from named(file, "route", was, now)
+    for route in [one for one in was if one in now]:
+        if was[route].tiers != now[route].tiers:
+            text = f"the route `{route}` tries `{tried(now[route])}`, before `{tried(was[route])}`"
+            yield Beside(file, text)
+        if said := differing(was[route], now[route], ("tiers",)):
+            yield Beside(file, f"the route `{route}`: {said}")
+    if [one for one in was if one in now] != [one for one in now if one in was]:
+        yield Beside(file, "the routes are in another order")
+    aliases = before.routes.aliases, after.routes.aliases
+    yield from named(file, "alias", *aliases)
+    for alias in sorted(aliases[0].keys() & aliases[1].keys()):
+        if aliases[0][alias] != aliases[1][alias]:
+            text = f"the alias `{alias}` stands for `{aliases[1][alias]}`, before `{aliases[0][alias]}`"
+            yield Beside(file, text)
+
+
+def tried(route: Route) -> str:
+    return ", then ".join(" or ".join(hop.place for hop in tier) for tier in route.tiers)
+
+
+def named(file: str, what: str, before: Collection[str], after: Collection[str]) -> Iterator[Beside]:
+    """What has come and what has gone, by name."""
+    for name in sorted(set(after) - set(before)):
+        yield Beside(file, f"a new {what} `{name}`")
+    for name in sorted(set(before) - set(after)):
+        yield Beside(file, f"the {what} `{name}` is gone")
+
+
+def members(file: str, about: str, before: Iterable[str], after: Iterable[str]) -> Iterator[Beside]:
+    was, now = set(before), set(after)
+    if was != now:
+        parts = [f"gained `{words(now - was)}`"] * bool(now - was)
+        parts += [f"lost `{words(was - now)}`"] * bool(was - now)
+        yield Beside(file, f"{about} {' and '.join(parts)}")
+
+
+def differing(one: Rule | Claim | Route, other: Rule | Claim | Route, but: Collection[str]) -> str:
+    """The names of the fields in which two of a kind differ."""
+    names = (field.name for field in fields(one) if field.name not in but)
+    return ", ".join(f"`{name}`" for name in names if getattr(one, name) != getattr(other, name))
+
+
+def words(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def shown(labels: Labels) -> str:
+    return ", ".join(labels.names())

@@ -1,0 +1,169 @@
+"""The difference of two bundles: it agrees with brute force, and what it shows is the smallest there is."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.facts import Facts
+from gateway.labels import Vocabulary
+from gateway.policy.bundle import Bundle
+from gateway.policy.diff import Group, gains
+from gateway.policy.rules import ACTION_NOT_OFFERED, MODEL_NOT_SERVED
+from gateway.policy.senders import Sent, sender_gains
+from tests.policy.brute_diff import Gain, Two, points, sendings, sent_gains
+from tests.policy.brute_force import BruteForce
+from tests.policy.made_up import pairs
+
+# `make prove` sets it, and takes its time.
+PAIRS = 2_000 if os.environ.get("DOUANE_PROVE") else 300
+SENDER_PAIRS = 400 if os.environ.get("DOUANE_PROVE") else 60
+
+UNKNOWN = {"unknown-tenant", "unknown-purpose", "unknown-model", "unknown-label", "unknown-place"}
+
+
+def many(count: int) -> settings:
+    return settings(
+        max_examples=count, derandomize=True, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+
+def order(gain: Gain, vocabulary: Vocabulary) -> tuple[object, ...]:
+    tenant, zone, purpose, model, labels, action, place = gain
+    names = tuple(sorted(labels.categories))
+    rank = vocabulary.rank(labels.sensitivity)
+    at = (list(type(action)).index(action), place)
+    return len(names), rank, names, (tenant == "", tenant, zone), purpose, model, at
+
+
+def requests_of(group: Group, vocabulary: Vocabulary) -> set[Gain]:
+    """Every request that a group speaks of, when more labels never permit more."""
+    between = [
+        labels
+        for labels in points(vocabulary)
+        if any(vocabulary.within(least, labels) for least in group.labels_from)
+        and any(vocabulary.within(labels, most) for most in group.labels_to)
+    ]
+    return {
+        (who.tenant, who.zone, purpose, model, labels, group.action, place)
+        for who, purpose, model, labels, place in itertools.product(
+            group.whos, group.purposes, group.models, between, group.places
+        )
+    }
+
+
+def smallest_of(group: Group) -> Gain:
+    change = group.smallest
+    return (
+        change.who.tenant, change.who.zone, change.purpose, change.model, change.labels,
+        change.after.action, change.after.place,
+    )  # fmt: skip
+
+
+def among(group: Group, found: set[Gain]) -> set[Gain]:
+    """Those of `found` that the group is about, whatever their labels."""
+    whos = {(who.tenant, who.zone) for who in group.whos}
+    return {
+        gain for gain in found
+        if gain[:2] in whos and gain[2] in group.purposes and gain[3] in group.models
+        and gain[5] is group.action and gain[6] in group.places
+    }  # fmt: skip
+
+
+def right_rules(group: Group, two: Two) -> bool:
+    """The rules that decide about the smallest request are those of the reference, on both sides."""
+    change = group.smallest
+    facts = Facts(change.who.tenant, change.who.zone, change.purpose, change.model, change.labels)
+    at = (change.after.action, change.after.place)
+    before = two.rule(two.before, two.as_before(facts), *at)
+    said = change.before.verdict.rule
+    if before is None:
+        return said in UNKNOWN | {MODEL_NOT_SERVED, ACTION_NOT_OFFERED} and change.after.verdict.allowed
+    return (said, change.after.verdict.rule) == (before, two.rule(two.after, facts, *at))
+
+
+def test_the_difference_agrees_with_brute_force_on_made_up_pairs_of_bundles() -> None:
+    """What is newly allowed, what newly denied, the smallest request of each group, and what decides."""
+    seen: Counter[str] = Counter()
+
+    @many(PAIRS)
+    @given(st.data())
+    def agrees(data: st.DataObject) -> None:
+        antitone = data.draw(st.integers(0, 3)) > 0
+        one, other = data.draw(pairs(labels_in_permits=not antitone))
+        sides = BruteForce(one), BruteForce(other)
+        for before, after in (sides, sides[::-1]):
+            two = Two(before, after)
+            expected = two.gains()
+            found = gains(before.bundle, after.bundle)
+            vocabulary = after.bundle.vocabulary
+            if antitone:
+                spoken = [requests_of(group, vocabulary) for group in found]
+                assert set().union(*spoken) == expected
+                assert sum(len(each) for each in spoken) == len(expected)  # each request in one group alone
+            assert bool(found) is bool(expected)
+            for group in found:
+                least = min(among(group, expected), key=lambda gain: order(gain, vocabulary))
+                assert smallest_of(group) == least
+                assert right_rules(group, two)
+            if found:
+                # The first group has the smallest request of all.
+                assert smallest_of(found[0]) == min(expected, key=lambda gain: order(gain, vocabulary))
+            seen["something" if found else "nothing"] += 1
+            seen["moved"] += any(group.smallest.moved for group in found)
+            seen["unknown"] += any(group.smallest.before.verdict.rule in UNKNOWN for group in found)
+            seen["beyond the least labels"] += any(
+                group.smallest.labels != vocabulary.lowest for group in found
+            )
+
+    agrees()
+
+    assert all(
+        seen[kind] >= PAIRS // 20
+        for kind in ("something", "nothing", "moved", "unknown", "beyond the least labels")
+    ), seen
+
+
+def test_no_request_of_any_caller_gains_what_the_difference_does_not_show() -> None:
+    """Also of those whose conversation carried something, or nobody knows what; and nothing is made up."""
+    seen: Counter[str] = Counter()
+
+    @many(SENDER_PAIRS)
+    @given(pairs())
+    def agrees(both: tuple[Bundle, Bundle]) -> None:
+        two = Two(BruteForce(both[0]), BruteForce(both[1]))
+        by_rules = two.gains()
+        groups = sender_gains(*both)
+        shown = {(group.tenant, group.key, group.action, place) for group in groups for place in group.places}
+        exactly: set[tuple[str, str, Sent, object, object]] = set()
+        for sending in sendings(two):
+            facts, cells = sent_gains(two, sending)
+            if facts is None:
+                continue
+            at = (facts.tenant, facts.zone, facts.purpose, facts.model, facts.labels)
+            rest = {cell for cell in cells if (*at, *cell) not in by_rules}
+            # Some request of this caller is shown to gain this, though perhaps another than this one.
+            assert {(sending.tenant, sending.key, *cell) for cell in rest} <= shown, sending
+            if sending.taint is None and (sending.header is None or not sending.unreadable):
+                sent = (
+                    Sent.UNREADABLE if sending.unreadable
+                    else Sent.NOTHING if sending.header is None else Sent.DECLARED
+                )  # fmt: skip
+                exactly |= {(sending.tenant, sending.key, sent, sending.model, cell) for cell in rest}
+                seen[sent] += bool(rest)
+        assert {
+            (group.tenant, group.key, group.sent, model, (group.action, place))
+            for group in groups
+            for model in group.models
+            for place in group.places
+        } == exactly
+        seen["nothing"] += not groups
+
+    agrees()
+
+    assert all(seen[kind] >= SENDER_PAIRS // 10 for kind in (*Sent, "nothing")), seen
