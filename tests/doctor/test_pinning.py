@@ -104,6 +104,7 @@ def test_no_proxy_of_the_environment_is_in_a_clients_way() -> None:
     for client in calls._clients.values():
         assert client._endpoint.http_session._proxy_config._proxies == {}
         assert client._endpoint.http_session._verify is True
+        assert client.meta.config.ignore_configured_endpoint_urls is True
 
 
 def test_the_addresses_are_those_that_botocore_itself_would_derive() -> None:
