@@ -67,7 +67,8 @@ def test_each_backend_the_engine_and_the_store_are_listed_by_their_place(bundle:
             "house": {"url": "https://vllm.internal:8443", "secret": SECRET},
             "mistral": {"url": "https://API.mistral.ai/v1", "hosts": ["auth.mistral.ai", "[2001:db8::1]:84"]},
         },
-        egress={"otel.internal:4318": "logs"},
+        egress={"archive.internal:9000": "logs"},
+        trace_url="https://collector.internal:4318/v1/traces", trace_place="logs",
     )  # fmt: skip
 
     assert found == {
@@ -77,7 +78,8 @@ def test_each_backend_the_engine_and_the_store_are_listed_by_their_place(bundle:
         "api.mistral.ai:443": "mistral",
         "auth.mistral.ai:443": "mistral",
         "[2001:db8::1]:84": "mistral",
-        "otel.internal:4318": "logs",
+        "archive.internal:9000": "logs",
+        "collector.internal:4318": "logs",
     }
 
 
