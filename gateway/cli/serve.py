@@ -124,9 +124,8 @@ def require_clean_environment(settings: Settings) -> None:
     if problems:
         raise SettingsInvalid(tuple(problems))
     if not settings.aws_instance_role:
-        os.environ["AWS_EC2_METADATA_DISABLED"] = (
-            "true"  # for whatever else here speaks to AWS, as litellm may
-        )
+        # For whatever else in this process speaks to AWS, as litellm may.
+        os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
 def announce(settings: Settings, port: int) -> None:
