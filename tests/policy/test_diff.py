@@ -6,6 +6,7 @@ import itertools
 import os
 from collections import Counter
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +21,10 @@ from tests.policy.brute_force import BruteForce
 from tests.policy.made_up import pairs
 
 # `make prove` sets it, and takes its time.
-PAIRS = 2_000 if os.environ.get("DOUANE_PROVE") else 80
-SENDER_PAIRS = 300 if os.environ.get("DOUANE_PROVE") else 25
+PAIRS = 800 if os.environ.get("DOUANE_PROVE") else 50
+SENDER_PAIRS = 200 if os.environ.get("DOUANE_PROVE") else 15
+
+pytestmark = pytest.mark.timeout(1800 if os.environ.get("DOUANE_PROVE") else 180)
 
 UNKNOWN = {"unknown-tenant", "unknown-purpose", "unknown-model", "unknown-label", "unknown-place"}
 
@@ -124,7 +127,7 @@ def test_the_difference_agrees_with_brute_force_on_made_up_pairs_of_bundles() ->
     agrees()
 
     assert all(
-        seen[kind] >= PAIRS // 20
+        seen[kind] >= PAIRS // 25
         for kind in ("something", "nothing", "moved", "unknown", "beyond the least labels")
     ), seen
 
@@ -166,4 +169,4 @@ def test_no_request_of_any_caller_gains_what_the_difference_does_not_show() -> N
 
     agrees()
 
-    assert all(seen[kind] >= SENDER_PAIRS // 10 for kind in (*Sent, "nothing")), seen
+    assert all(seen[kind] >= SENDER_PAIRS // 15 for kind in (*Sent, "nothing")), seen
