@@ -94,7 +94,7 @@ def test_a_copy_in_the_eea_is_permitted_where_the_rules_permit_logs_there() -> N
         copy = copy_place(bundle_of(rules), AWS[lies_in])
         assert copy is not None
         found = not_permitted(bundle_of(rules), "bedrock-frankfurt", copy, "gateway")
-        return found and found.rule
+        return None if found is None else found.rule
 
     assert refused("default", "eu-central-1") == "default-deny"
     assert refused("lenient", "us-east-1") == "default-deny"
