@@ -35,7 +35,9 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
         chat = trail.chat = parse_chat(incoming.body)
         model = require_model(chat.model, caller, bundle)
         declared = bundle.vocabulary.parse(incoming.labels) if incoming.labels is not None else None
-        conversation = trail.conversation = conversation_of(chat, caller.tenant, context.tenant_keys.commit)
+        conversation = trail.conversation = conversation_of(
+            chat, caller.tenant, context.tenant_keys.commit, bundle.marked_from_bytes
+        )
 
         # 2. read taint: first what this worker remembers; the store corrects it below, in the same round trip
         taint = known_taint(context.taints.recall(conversation), bundle.vocabulary, caller)

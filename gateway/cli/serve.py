@@ -123,6 +123,10 @@ def require_clean_environment(settings: Settings) -> None:
         problems += forbidden_otel_variables(os.environ)
     if problems:
         raise SettingsInvalid(tuple(problems))
+    if not settings.aws_instance_role:
+        os.environ["AWS_EC2_METADATA_DISABLED"] = (
+            "true"  # for whatever else here speaks to AWS, as litellm may
+        )
 
 
 def announce(settings: Settings, port: int) -> None:

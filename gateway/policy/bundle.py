@@ -28,7 +28,8 @@ class Bundle:
     """One revision of the policy.
 
     `revision` is `sha256:` and the hex hash over the names and bytes of every file; `serial` is written by
-    hand and only grows. `keys` maps the SHA-256 of an API key, in hex, to tenant id and key id.
+    hand and only grows. `keys` maps the SHA-256 of an API key, in hex, to tenant id and key id. Messages of
+    fewer than `marked_from_bytes` bytes carry no labels into other conversations; 0 means that all do.
     """
 
     revision: str
@@ -42,6 +43,7 @@ class Bundle:
     rules: tuple[Rule, ...]
     routes: Routes
     table: Table
+    marked_from_bytes: int = 0
 
     def caller(self, key_sha256_hex: str) -> Caller | None:
         """The caller with this key hash (64 lower-case hex digits); None when nobody has it."""

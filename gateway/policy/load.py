@@ -164,6 +164,7 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
         rules=rules,
         routes=routes,
         table=table,
+        marked_from_bytes=bundle_file.marked_from_bytes,
     )
     cases, case_problems = build_cases(
         [(documents[name], file) for name, file in case_files if file is not None],

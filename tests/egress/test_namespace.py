@@ -1,4 +1,4 @@
-"""The whole product where everything that is not on its list is a trap: nothing leaves, and the trap would see.
+"""The whole product where all that is not on its list is a trap: nothing leaves, and the trap would see.
 
 Each scenario runs once, in namespaces of its own (`inside.py`), and the tests read what it reports.
 """

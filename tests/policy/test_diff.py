@@ -20,8 +20,8 @@ from tests.policy.brute_force import BruteForce
 from tests.policy.made_up import pairs
 
 # `make prove` sets it, and takes its time.
-PAIRS = 2_000 if os.environ.get("DOUANE_PROVE") else 300
-SENDER_PAIRS = 400 if os.environ.get("DOUANE_PROVE") else 60
+PAIRS = 2_000 if os.environ.get("DOUANE_PROVE") else 80
+SENDER_PAIRS = 300 if os.environ.get("DOUANE_PROVE") else 25
 
 UNKNOWN = {"unknown-tenant", "unknown-purpose", "unknown-model", "unknown-label", "unknown-place"}
 

@@ -34,7 +34,8 @@ FAULTS = (
     "invalid", "redirected", "too long", "withheld", "slow",
 )  # fmt: skip
 RETRIED = ("failed", "throttled", "cut", "garbage")
-PASSED_ON = (*RETRIED, "full", "loading", "timed out", "too long", "withheld")
+PASSED_ON = (*RETRIED, "full", "full", "loading", "timed out", "too long", "too long", "withheld", "withheld",
+             "withheld")  # fmt: skip
 HEDGE_AFTER_S = 0.25
 
 
@@ -95,9 +96,9 @@ class Weights:
 
 
 USUAL = {
-    "swap": 0.3, "fault": 0.45, "stream": 0.25, "again": 0.25, "forgotten": 0.3, "out": 0.03, "lost": 0.01,
-    "audit out": 0.05, "full": 0.12, "together": 0.3, "labelled": 0.75, "own places abroad": 0.12,
-    "longer": 0.45, "moved": 0.3, "hedging": 0.3, "slow": 0.35,
+    "swap": 0.3, "fault": 0.5, "stream": 0.25, "again": 0.25, "forgotten": 0.3, "out": 0.03, "lost": 0.01,
+    "audit out": 0.05, "full": 0.25, "together": 0.3, "labelled": 0.75, "own places abroad": 0.07,
+    "longer": 0.45, "moved": 0.3, "closed": 0.1, "hedging": 0.45, "slow": 0.7,
 }  # fmt: skip
 
 
@@ -223,7 +224,7 @@ class Maker:
     def rules(self) -> list[dict[str, Any]]:
         permits = [{"permit": list(ACTIONS), "when": {"attested": "on-premises"}}]
         permits += [self.permit() for _ in range(self.chance.randint(2, 5))]
-        if self.chance.random() < 0.6:
+        if self.chance.random() < 0.75:
             permits.append({"permit": self.one([["infer"], ["infer", "record"], list(ACTIONS)])})
         forbids = [self.forbid() for _ in range(self.chance.randint(2, 6))]
         rules = self.chance.sample([*permits, *forbids], len(permits) + len(forbids))
@@ -271,6 +272,8 @@ class Maker:
         after = copy.deepcopy(before)
         if self.happens("moved"):
             self.move(after)
+        elif self.happens("closed"):
+            self.keep_no_copies(after)
         else:
             self.one([self.forbid_more, self.forbid_a_place, self.lose_a_permit, self.leave_a_union,
                       self.remove_a_place, self.permit_more, self.keep_no_copies])(after)  # fmt: skip
