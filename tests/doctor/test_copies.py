@@ -43,6 +43,7 @@ def bundle_of(rules: str) -> Bundle:
     files = default_files()
     if rules != "default":
         files["residency/95-logs.yaml"] = LOGS_IN_THE_EEA
+        files.pop("residency/15-financial-data.yaml")  # it forbids more logs than this is about
         for name in [name for name in files if name.startswith("tests/") or name == "claims.yaml"]:
             del files[name]
     if rules == "deaf":
