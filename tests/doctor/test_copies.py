@@ -43,6 +43,7 @@ def bundle_of(rules: str) -> Bundle:
     files = default_files()
     if rules != "default":
         files["residency/95-logs.yaml"] = LOGS_IN_THE_EEA
+        files.pop("residency/15-financial-data.yaml")  # it forbids more logs than this is about
         for name in [name for name in files if name.startswith("tests/") or name == "claims.yaml"]:
             del files[name]
     if rules == "deaf":
@@ -94,7 +95,7 @@ def test_a_copy_in_the_eea_is_permitted_where_the_rules_permit_logs_there() -> N
         copy = copy_place(bundle_of(rules), AWS[lies_in])
         assert copy is not None
         found = not_permitted(bundle_of(rules), "bedrock-frankfurt", copy, "gateway")
-        return found and found.rule
+        return None if found is None else found.rule
 
     assert refused("default", "eu-central-1") == "default-deny"
     assert refused("lenient", "us-east-1") == "default-deny"
