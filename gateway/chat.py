@@ -12,6 +12,7 @@ from gateway.conclusion import refuse
 from gateway.context import GatewayContext
 from gateway.conversation import conversation_of
 from gateway.deliver import deliver_answer, deliver_cached, deliver_stream
+from gateway.detect.labelling import detect_labels
 from gateway.entrance import require_entrance, require_model, require_room, reserve_and_look_up
 from gateway.facts import collect_facts
 from gateway.hangup import Hangup
@@ -37,11 +38,12 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
         declared = bundle.vocabulary.parse(incoming.labels) if incoming.labels is not None else None
         conversation = trail.conversation = conversation_of(chat, caller.tenant, context.tenant_keys.commit)
 
+        detected = await detect_labels(trail, context)
         # 2. read taint: first what this worker remembers; the store corrects it below, in the same round trip
         taint = known_taint(context.taints.recall(conversation), bundle.vocabulary, caller)
         while True:
             # 3. collect facts   4. permit
-            facts = trail.facts = collect_facts(caller, model, declared, taint, None, bundle.vocabulary)
+            facts = trail.facts = collect_facts(caller, model, declared, taint, detected, bundle.vocabulary)
             permitted = trail.permitted = permit(facts, bundle)
             require_entrance(trail, context)
             # 5. reserve   6. look up the cache

@@ -17,6 +17,7 @@ from gateway.backends.prices import Price, Prices
 from gateway.building import Backends
 from gateway.clock import SystemClock
 from gateway.context import GatewayContext, Readiness
+from gateway.detect.detectors import Detectors
 from gateway.errors import RecordUnavailable
 from gateway.metrics import Metrics
 from gateway.places import BACKEND_KINDS
@@ -106,6 +107,7 @@ async def open_context(settings: Settings, demo_keys: Mapping[str, str]) -> Asyn
             store=store,
             store_place=store_place if store_place in bundle.places else None,
             taints=RememberedTaints(),
+            detectors=Detectors(),
             tenant_keys=keys,
             audit=audit,
             signer=signer,

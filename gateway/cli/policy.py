@@ -317,3 +317,6 @@ def print_explanation(found: Explanation) -> None:
                 click.echo(f"         {missed}")
     if found.alternative is not None:
         click.echo(f"nearest alternative: {found.alternative}")
+
+
+from gateway.cli import detect as _detect  # noqa: E402, F401 (it adds its command to `policy`)

@@ -9,7 +9,7 @@ BEFORE_BYTES: Final = 40
 AFTER_BYTES: Final = 24
 GLUED_BYTES: Final = 24
 
-# What says that a number is of this kind. Numbers that chance would often make valid are found only beside one.
+# What says that a number is of this kind. Those that chance would often make valid count only beside one.
 WORDS: Final = {
     kind: re.compile(words, re.IGNORECASE)
     for kind, words in {
@@ -20,7 +20,7 @@ WORDS: Final = {
         "se-personnummer": rb"personnummer|personnr|\bpnr|personal identity|samordning",
         "de-idnr": rb"idnr|id-nr|steuer|tax",
         "pl-pesel": rb"pesel",
-        "be-nn": rb"rijksregister|registre national|national register|nationaal nummer|\bnn\b|\brrn|insz|niss",
+        "be-nn": rb"rijksregister|registre national|national register|nationaal num|\bnn\b|\brrn|insz|niss",
         "ch-ahv": rb"\bahv|\bavs",
         "es-dni": rb"\bdni|\bnif",
         "fr-nir": rb"\bnir\b|s\xe9cu|secu|\binsee",

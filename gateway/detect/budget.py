@@ -1,4 +1,4 @@
-"""How much checking one text may cost: text made to be expensive is not read to its end, but taken for the worst."""
+"""How much checking one text may cost: what is made to be expensive is taken for the worst, unread."""
 
 from __future__ import annotations
 

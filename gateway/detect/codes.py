@@ -57,7 +57,7 @@ def is_iban(number: str) -> bool:
 
 @functools.cache
 def iban_shape(country: str) -> re.Pattern[bytes] | None:
-    """As many letters and digits as an IBAN of this country has, with single separators; None without IBANs."""
+    """As many letters and digits as a country's IBANs have, with separators; None where it has none."""
     told = numdb.get("iban").info(country)
     bban = told[0][1].get("bban") if told else None
     if bban is None:

@@ -1,8 +1,8 @@
 """Runs of digits: payment cards, national numbers, and phone numbers.
 
-A run is cut into groups of digits, and every few neighbouring groups are held against the ways in which numbers
-of each kind are written. What fits is checked by its check digits. A group that is joined to another by `.`, `-`
-or `/` (a version, an address, a date, an amount) counts only as part of a whole that fits.
+A run is cut into groups of digits, and every few neighbouring groups are held against the ways in which
+numbers of each kind are written. What fits is checked by its check digits. A group that is joined to another
+by `.`, `-` or `/` (a version, an address, a date, an amount) counts only as part of a whole that fits.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Form:
 
 def is_card(digits: str) -> bool:
     prefixes = CARD_PREFIXES.get(len(digits), ())
-    return any(
-        low <= int(digits[: len(str(low))]) <= high for low, high in prefixes
-    ) and luhn.is_valid(digits)
+    return any(low <= int(digits[: len(str(low))]) <= high for low, high in prefixes) and luhn.is_valid(
+        digits
+    )
 
 
 def is_nhs_today(digits: str) -> bool:
@@ -154,7 +154,7 @@ def find_numbers(
         yield from find_phone(data, start, groups, plus, region, budget)
     first = 0
     while first < len(groups):
-        if plus and first == 0 or not begins(data, groups, first):
+        if (plus and first == 0) or not begins(data, groups, first):
             first += 1
             continue
         taken = 0
@@ -258,9 +258,9 @@ def find_phone(
         count += group_end - group_start
         if count > PHONE_DIGITS.stop + 1:
             break
-        if count in PHONE_DIGITS or (not plus and count - 2 in PHONE_DIGITS):
-            if ends(data, groups, last) or b")" in data[group_end : groups[last + 1][0]]:
-                lasts.append(last)
+        long_enough = count in PHONE_DIGITS or (not plus and count - 2 in PHONE_DIGITS)
+        if long_enough and ends(data, groups, last):
+            lasts.append(last)
     for last in reversed(lasts[-PHONE_TRIES_MAX:]):
         end = groups[last][1]
         if not free_right(data, end):

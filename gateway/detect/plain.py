@@ -1,7 +1,8 @@
-"""Text as detectors read it: one byte for each character, and every way to write a digit, space or dash alike.
+"""Text as detectors read it: a byte for each character, and every way to write a digit, space or dash alike.
 
-What looks like `4111 1111` to a reader may hold no-break spaces, full-width or Arabic-Indic digits, typographic
-dashes and invisible marks of direction. All of that is levelled here; offsets lead back to the text as it came.
+What looks like `4111 1111` to a reader may hold no-break spaces, full-width or Arabic-Indic digits,
+typographic dashes and invisible marks of direction. All of that is levelled here; offsets lead back to the
+text as it came.
 """
 
 from __future__ import annotations
@@ -56,6 +57,34 @@ def plain(text: str) -> Plain:
         return Plain(levelled.encode("latin-1"))
     kept = [index for index, character in enumerate(levelled) if character != INVISIBLE]
     return Plain(levelled.replace(INVISIBLE, "").encode("latin-1"), kept)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelledText:
+    """`text`, character i being character `offsets[i]` of the text as it came (None: character i)."""
+
+    text: str
+    offsets: Sequence[int] | None = None
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Where characters `start:end` stand in the text as it came."""
+        if self.offsets is None or end <= start:
+            return start, end
+        return self.offsets[start], self.offsets[end - 1] + 1
+
+
+def levelled(text: str) -> LevelledText | None:
+    """The text with digits, spaces and dashes as in ASCII, letters as they are; None when it is the same."""
+    if text.isascii():
+        return None
+    changed = "".join(
+        character if character.isalpha() and level(character) in (LETTER, "?") else LEVELLED[ord(character)]
+        for character in text
+    )
+    if INVISIBLE in changed:
+        kept = [index for index, character in enumerate(changed) if character != INVISIBLE]
+        return LevelledText(changed.replace(INVISIBLE, ""), kept)
+    return LevelledText(changed) if changed != text else None
 
 
 def level(character: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-import re2
+import re2  # type: ignore[import-untyped]
 
 from gateway.detect import addresses, codes, numbers, secrets
 from gateway.detect.budget import Budget
@@ -41,7 +41,7 @@ NUMBER_FIRST: Final = frozenset(b"+(0123456789")
 
 
 class Scanner:
-    """Finds things of the kinds in `wanted`, which are of `KINDS`. Holds no state of the texts that it reads."""
+    """Finds things of the kinds in `wanted`, which are of `KINDS`. Keeps nothing of what it reads."""
 
     def __init__(self, wanted: frozenset[str]) -> None:
         self.wanted = wanted

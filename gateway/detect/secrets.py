@@ -1,4 +1,4 @@
-"""Keys and passwords: by the prefixes that their issuers gave them, by their form, or by what they are called."""
+"""Keys and passwords: by the prefixes that issuers give them, by their form, or by what they are called."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ JWT_PART_BYTES_MAX: Final = 8192
 JWT_PART: Final = re.compile(rb"[A-Za-z0-9_\-]{8,%d}" % JWT_PART_BYTES_MAX)
 
 ASSIGNED: Final = (
-    r"(?i:passw(?:or)?d|passwd|pwd|passphrase|passwort|kennwort|mot de passe|contrase\xf1a|wachtwoord|has\xb3o|"
-    r"secret|token|api[_\- ]?key|access[_\-]?key|auth[_\-]?key|account[_\-]?key|private[_\-]?key|credentials?)"
+    r"(?i:passw(?:or)?d|passwd|pwd|passphrase|passwort|kennwort|mot de passe|contrase\xf1a|wachtwoord|"
+    r"secret|token|api[_\- ]?key|access[_\-]?key|auth[_\-]?key|account[_\-]?key|"
+    r"private[_\-]?key|credentials?)"
     r"[\"'\\*`]{0,3}[ \t]{0,4}(?::=|=>|[:=]|is )"
 )
 ASSIGNED_AT: Final = re.compile(ASSIGNED.encode("latin-1"))
@@ -112,7 +113,7 @@ def find_assigned(data: bytes, start: int) -> Found | None:
 
 
 def varied(value: bytes) -> bool:
-    """Whether it looks drawn rather than written: a digit beside a letter or sign, and no character too often."""
+    """Whether it looks drawn rather than written: a digit beside a letter or sign, none too often."""
     digits = sum(48 <= byte <= 57 for byte in value)
     if digits == 0 or digits == len(value):
         return False

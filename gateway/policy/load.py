@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from gateway.detect.rules import DetectorRules
 from gateway.policy.antitone import find_witness
 from gateway.policy.bundle import Bundle
 from gateway.policy.claims import Claim
@@ -23,6 +24,7 @@ from gateway.policy.source import residency
 from gateway.policy.source.cases import Case, CasesFile, build_cases
 from gateway.policy.source.check import check
 from gateway.policy.source.claims import ClaimsFile, build_claims
+from gateway.policy.source.detectors import DetectorsFile, build_detectors
 from gateway.policy.source.directory import Files, read_directory
 from gateway.policy.source.document import Document, parse_document
 from gateway.policy.source.places import PlacesFile, build_places
@@ -97,6 +99,7 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
     routes_file = read("routes.yaml", RoutesFile)
     rule_files = [(name, read(name, ResidencyFile)) for name in files.of_folder("residency")]
     claims_file = read("claims.yaml", ClaimsFile)
+    detectors_file = read("detectors.yaml", DetectorsFile)
     case_files = [(name, read(name, CasesFile)) for name in files.of_folder("tests")]
     # The order of these stages is the order of what depends on what: each one names things of those before.
     if problems or not (bundle_file and zones and places_file and tenants_file and routes_file):
@@ -119,7 +122,14 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
     claim_problems: list[Problem] = []
     if claims_file is not None:
         claims, claim_problems = build_claims(documents["claims.yaml"], claims_file, known)
-    stop_at([*route_problems, *tenant_problems, *rule_problems, *claim_problems])
+    detectors: DetectorRules | None = None
+    detector_problems: list[Problem] = []
+    if detectors_file is not None:
+        name = "detectors.yaml"
+        detectors, detector_problems = build_detectors(
+            documents[name], detectors_file, known, files.content[name]
+        )
+    stop_at([*route_problems, *tenant_problems, *rule_problems, *claim_problems, *detector_problems])
     table = compile_table(
         rules,
         places,
@@ -145,6 +155,7 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
         rules=rules,
         routes=routes,
         table=table,
+        detectors=detectors,
     )
     cases, case_problems = build_cases(
         [(documents[name], file) for name, file in case_files if file is not None],

@@ -24,7 +24,7 @@ FIELD_NAMES = {
     "attempts", "place", "host", "region", "upstream_request_id", "emulated",
     "usage", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens",
     # commitments
-    "request_hmac", "answer_hmac", "end_user_hmac",
+    "request_hmac", "answer_hmac", "end_user_hmac", "detected",
     # the process
     "version", "durability", "signing_key", "demo", "reason", "unfinished_count",
     "rules_count", "places_count", "tenants_count", "problems", "problems_count",
@@ -112,6 +112,7 @@ def test_a_refusal_of_an_unknown_caller_names_nobody() -> None:
         "rules": (),
         "receipt": None,
         "request_hmac": None,
+        "detected": (),
     }
 
 
