@@ -13,6 +13,7 @@ from gateway.context import GatewayContext
 from gateway.conversation import conversation_of
 from gateway.deliver import deliver_answer, deliver_cached, deliver_stream
 from gateway.detect.labelling import detect_labels
+from gateway.detect.redacting import obliged
 from gateway.entrance import require_entrance, require_model, require_room, reserve_and_look_up
 from gateway.facts import collect_facts
 from gateway.hangup import Hangup
@@ -56,12 +57,13 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
             return await deliver_cached(cached, trail, hangup, context)
 
         # 7. plan
+        backends = obliged(trail, context)
         decision = trail.decision = plan(
             permitted,
             bundle.routes.for_model(model, caller.zone),
             bundle.places,
-            context.backends.keys(),
-            context.backends.unable(chat, model),
+            backends.keys(),
+            backends.unable(chat, model),
             context.health.snapshot(),
             context.clock.monotonic_s(),
             affinity=conversation.writes[0],
@@ -71,7 +73,7 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
         await hangup.after(record_begin(trail, context))
         # 9. attempt in order
         reached = await attempt_in_order(
-            decision, chat, incoming.request_id, context.backends, context.health, context.clock,
+            decision, chat, incoming.request_id, backends, context.health, context.clock,
             lambda attempt: attempt.still_permitted(context.policies.current), trail.tried,
         )  # fmt: skip
         # 10. settle, record the end, sign

@@ -34,6 +34,7 @@ class Tried:
             "region": self.upstream.region,
             "upstream_request_id": self.upstream.request_id,
             "emulated": self.upstream.emulated,
+            "redacted": dict(self.upstream.redacted),
         }
 
 

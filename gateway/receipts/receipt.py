@@ -7,7 +7,7 @@ does not attest what an operator on the other side did with it. Its times are th
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from pydantic import ConfigDict
@@ -73,7 +73,10 @@ class GatewayClaim:
 
 @dataclass(frozen=True)
 class AttemptClaim:
-    """One try at one place. `outcome` is `answered`, `cancelled`, or the kind of a `BackendFault`."""
+    """One try at one place. `outcome` is `answered`, `cancelled`, or the kind of a `BackendFault`.
+
+    `redacted` counts, by kind, the spans that this place was sent placeholders for.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -88,6 +91,7 @@ class AttemptClaim:
     upstream_request_id: str | None
     emulated: bool
     outcome: str
+    redacted: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, place: Place, outcome: str, upstream: Upstream | None) -> AttemptClaim:
@@ -104,6 +108,7 @@ class AttemptClaim:
             upstream_request_id=upstream.request_id if upstream else None,
             emulated=upstream.emulated if upstream else False,
             outcome=outcome,
+            redacted=dict(upstream.redacted) if upstream else {},
         )
 
 

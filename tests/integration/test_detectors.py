@@ -70,7 +70,10 @@ def test_an_iban_for_a_model_that_only_clouds_have_is_refused_and_no_cloud_hears
     said = detecting.caller().ask(f"pay it to {IBAN}", labels=header, model="gpt-oss-120b")
 
     assert (said.status, said.code) == (403, "residency_denied")
-    assert said.error["douane"]["rule"] == "financial-data-stays-on-the-premises"
+    assert said.error["douane"]["rules"] == [
+        "financial-data-is-not-for-the-larger-model",
+        "financial-data-stays-on-the-premises",
+    ]
     assert said.receipt().labels == ("public", "financial")
     assert IBAN not in said.body.decode()
     assert regions.touched() == set()
