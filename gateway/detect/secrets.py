@@ -82,8 +82,8 @@ def find_token(data: bytes, start: int) -> Found | None:
         if not varied(token.group()[7:]):
             return None
         return Found(start + 7, token.end(), "api-token")
-    if not any(48 <= byte <= 57 for byte in token.group()):  # `sk-learn-contrib-…` is no key
-        return None
+    if re.search(rb"[0-9A-Z]", token.group().partition(b"-")[2] or token.group()[4:]) is None:
+        return None  # `sk-learn-contrib-documentation` is no key
     return Found(start, token.end(), "api-token")
 
 
@@ -114,7 +114,7 @@ def find_assigned(data: bytes, start: int) -> Found | None:
 
 def varied(value: bytes) -> bool:
     """Whether it looks drawn rather than written: a digit beside a letter or sign, none too often."""
-    digits = sum(48 <= byte <= 57 for byte in value)
+    digits = len(value) - len(value.translate(None, b"0123456789"))
     if digits == 0 or digits == len(value):
         return False
     counts = Counter(value)

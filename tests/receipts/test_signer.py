@@ -78,6 +78,7 @@ def test_the_claims_are_all_there() -> None:
                 "upstream_request_id": None,
                 "emulated": False,
                 "outcome": "saturated",
+                "redacted": {},
             },
             {
                 "place": "bedrock-frankfurt",
@@ -91,6 +92,7 @@ def test_the_claims_are_all_there() -> None:
                 "upstream_request_id": "5d0e3f1c",
                 "emulated": False,
                 "outcome": "answered",
+                "redacted": {},
             },
         ],
         "cache": {"status": "miss", "place": "store-redis", "origin": None},
