@@ -58,7 +58,7 @@ class DetectorRules:
         for pattern in self.patterns:
             if pattern.concerns(tenant):
                 found += pattern.find(text)
-        return sorted(found)
+        return sorted(set(found))
 
     def labels_of(self, kinds: Iterable[str], vocabulary: Vocabulary) -> Labels | None:
         """What these kinds bring; None when they bring nothing."""

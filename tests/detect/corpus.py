@@ -1,7 +1,7 @@
 """Made-up texts with things in them that detectors should find, and with things that only look alike.
 
 Nothing here is shared with the detectors: check digits are worked out below, from each number's own
-definition. Everything follows from a seed. A document's `things` are the spans that hold something, with kinds.
+definition. Everything follows from a seed. A document's `things` are the spans that hold something.
 """
 
 from __future__ import annotations
