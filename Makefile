@@ -11,7 +11,7 @@ GPU_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check bench bench-engine bench-peers gpu format lock notices clean venv-run venv-dev
+.PHONY: help run demo test prove check bench bench-engine bench-peers gpu format lock notices clean venv-run venv-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ demo: venv-run ## a short tour: spill-over, residency, refusal, cache, receipts
 
 test: venv-dev ## the tests, on two processes (PYTEST_ARGS="-k word" narrows)
 	@exec $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
+
+PROVE_SEED ?= $(shell date -u +%F)
+prove: venv-dev ## the search for anything that leaves the permitted set, longer and from another seed
+	RESIDENCY_CASES=24000 RESIDENCY_SEED=$(PROVE_SEED) $(BIN)/python -m pytest -n 2 --dist loadscope tests/residency
 
 check: venv-dev ## linter, formatter, types, and the rules of the tree
 	$(BIN)/ruff check .

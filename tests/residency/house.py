@@ -58,7 +58,7 @@ class WatchedStore:
         if not watch.store_up:
             # It owes labels to this tenant now, so no epoch after the outage passes for the tenant's first.
             self.inner._labelled_of(entry.tenant)
-            past = bool(entry.conversation.reads)
+            past = entry.conversation.vouchers > 0
             entered = Entered(frozenset(), past, entry.at_ceiling or not past, None, None)
         else:
             entered = await self.inner.enter(entry)

@@ -337,9 +337,12 @@ class Play:
         else:
             messages, mark = self.sent[step.again]
         self.sent[number] = (messages, mark)
-        history = "".join(message["content"] for message in messages[:-1]).encode()
-        earlier = {mark.decode() for mark in MARK.findall(history)} & self.carried.keys()
-        carried = frozenset().union(*(self.carried[mark][1] for mark in earlier))
+        # A message that is sent anew carries what it has carried, whatever stands around it. After a loss
+        # that holds of the history alone: nobody can know a first message again.
+        history = set(marks_of(messages[:-1]))
+        known = [self.carried[one] for one in {*history, mark} if one in self.carried
+                 and (one in history or self.carried[one][0] == self.losses)]  # fmt: skip
+        carried = frozenset().union(*(labels for _, labels in known))
         if step.session:
             carried |= talk.carried
         self.owners.setdefault(mark, step.tenant)
@@ -366,15 +369,15 @@ class Play:
         self.house.context.clock.advance(step.wait_s)  # type: ignore[attr-defined]
         if case.accepted:
             talk.carried |= case.asked.labels
-            self.remember(mark, case.asked.labels)
+            for one in {*marks_of(messages)}:
+                self.remember(one, case.asked.labels)
             if step.again is None:
                 talk.messages = [*messages, *answer_of(client, step)]
 
     def remember(self, mark: str, labels: frozenset[str]) -> None:
         """Notes what a message was sent with.
 
-        The store forgets in a loss. A message that is sent anew after one, at the end of its request, begins
-        anew with what it is said to carry then; one that is merely in a history makes the past unreadable.
+        The store forgets in a loss: a message begins anew with what it is sent with then.
         """
         losses, before = self.carried.get(mark, (self.losses, frozenset()))
         self.carried[mark] = (self.losses, labels | (before if losses == self.losses else frozenset()))
@@ -427,6 +430,11 @@ def waves(steps: tuple[Step, ...]) -> list[list[int]]:
         else:
             found.append([number])
     return found
+
+
+def marks_of(messages: list[dict[str, Any]]) -> list[str]:
+    """The marks of all messages, the answers' too."""
+    return [mark.decode() for one in messages for mark in MARK.findall(one["content"].encode())]
 
 
 def answer_of(client: Client, step: Step) -> list[dict[str, Any]]:

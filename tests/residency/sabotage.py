@@ -6,15 +6,15 @@ named here with the reason, and the one in front is taken away as well, so that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
-from gateway import cache, chat, conclusion, deliver, entrance, residency
+from gateway import cache, chat, conclusion, deliver, entrance, facts, residency
 from gateway.context import GatewayContext
-from gateway.labels import Labels
 from gateway.places import Action
 from gateway.policy.permit import Permitted
 from gateway.routing import attempts, plan
@@ -33,6 +33,12 @@ class Sabotage:
     check: str
     patches: tuple[Patch, ...]
     weights: dict[str, float] = field(default_factory=dict)
+    seed: str = "sab"
+
+    @property
+    def name(self) -> str:
+        """The check in letters and hyphens, as a test's id."""
+        return re.sub(r"[^a-z0-9_]+", "-", self.check.lower()).strip("-")
 
     @contextmanager
     def done(self) -> Iterator[None]:
@@ -102,7 +108,7 @@ def authorised_by_name(cached: Any, trail: Trail, context: GatewayContext) -> bo
 
 def facts_without(what: str) -> Patch:
     """Labels that are not joined: `taint`, or `floor`, what the tenant and the key always say."""
-    collect = chat.collect_facts
+    collect = facts.collect_facts
 
     def collect_less(caller: Any, model: Any, header: Any, taint: Any, detected: Any, vocabulary: Any) -> Any:
         if what == "floor":
@@ -110,11 +116,6 @@ def facts_without(what: str) -> Patch:
         return collect(caller, model, header, None if what == "taint" else taint, detected, vocabulary)
 
     return put(chat, "collect_facts", collect_less)
-
-
-def header_that_replaces(*labels: Labels) -> Labels:
-    """A union that keeps only what was said first."""
-    return labels[0]
 
 
 SWAPS = {"swap": 0.9, "fault": 0.8, "moved": 0.5, "out": 0.0, "audit out": 0.0}
@@ -196,7 +197,7 @@ SABOTAGES = (
     Sabotage(
         "receipt_put under the bundle in force",
         (put(conclusion, "permitted_now", permitted_at_first),),
-        SWAPS,
+        {**SWAPS, "moved": 0.0, "closed": 0.8},
     ),
     Sabotage("entrance: the audit may record", (without_entrance_check(Action.RECORD, AUDIT),), DOORS),
     Sabotage("entrance: the gateway may read", (without_entrance_check(Action.INFER, GATEWAY),), DOORS),
