@@ -135,7 +135,12 @@ class Named(Protocol):
     """A backend that says whom it asks also where no answer came: for calls that were cancelled."""
 
     @property
-    def asked(self) -> Upstream: ...
+    def asked(self) -> Upstream | None: ...
+
+
+def asked_by(backend: Backend) -> Upstream | None:
+    """Whom the backend asks; None where it does not say."""
+    return backend.asked if isinstance(backend, Named) else None
 
 
 class BackendFault(Exception):

@@ -22,6 +22,7 @@ from gateway.backends.base import (
     Chunk,
     Reported,
     Upstream,
+    asked_by,
 )
 from gateway.context import GatewayContext
 from gateway.detect.budget import TooDense
@@ -113,6 +114,10 @@ class RedactingBackend:
     @property
     def place(self) -> Place:
         return self._backend.place
+
+    @property
+    def asked(self) -> Upstream | None:
+        return asked_by(self._backend)
 
     def unsupported(self, chat: ChatRequest) -> tuple[str, ...]:
         return self._backend.unsupported(chat)
