@@ -36,6 +36,8 @@ class Pattern:
     def find(self, text: str) -> list[Found]:
         """Every match in the text as it came; and, where that is not the same, in the text with its digits,
         spaces and dashes levelled."""
+        if not text.isascii():  # half of a surrogate pair, which JSON can spell, has no UTF-8
+            text = text.encode("utf-8", "replace").decode()
         found = [found_at(self.id, match.span()) for match in self.expression.finditer(text)]
         other = levelled(text)
         if other is not None:

@@ -117,7 +117,10 @@ class Redactor:
         except (ValueError, RecursionError):
             return self.text(text, placeholders)
         redacted = self.value(value, placeholders)
-        return text if redacted == value else json.dumps(redacted, ensure_ascii=False)
+        if redacted == value:
+            return text
+        written = json.dumps(redacted, ensure_ascii=False)
+        return written if written == written.encode("utf-8", "replace").decode() else json.dumps(redacted)
 
     def message(self, message: Mapping[str, Any], placeholders: Placeholders) -> dict[str, Any]:
         """A message without them. What names a message's role, a tool or a call is left as it is."""

@@ -119,3 +119,4 @@ def test_a_pattern_is_its_tenants_alone_and_reads_digits_of_every_script() -> No
     assert found("demo") == [("name", "MÜLLER"), ("number", "KD-\u0661\u0662\u0663\u0664")]
     assert found("acme-de") == [("name", "MÜLLER")]
     assert rules.everything("acme-de") == {"name"}
+    assert [one.kind for one in rules.find("\ud800 Müller", "demo", "DE")] == ["name"]

@@ -126,6 +126,17 @@ def test_everything_that_is_text_is_written_without_it() -> None:
     assert request.stop == [MAIL]
 
 
+def test_arguments_that_spell_half_a_character_can_still_be_sent() -> None:
+    backend = obliged(REDACTING, REDACTING, ("email",))["bedrock-virginia"]
+    assert isinstance(backend, RedactingBackend)
+    function = {"name": "f", "arguments": '{"a": "\\ud800 ada\\u0040example.org"}'}
+    call = {"id": "c", "type": "function", "function": function}
+    redacted, _ = redact(chat(messages=[{"role": "assistant", "tool_calls": [call]}]), backend._redactor)
+
+    [message] = redacted.forwarded()["messages"]
+    assert message["tool_calls"][0]["function"]["arguments"] == '{"a": "\\ud800 <EMAIL_1>"}'
+
+
 def test_rules_that_redact_what_no_label_names_look_for_it_all_the_same() -> None:
     files = default_files() | {"detectors.yaml": b"redact:\n- {kinds: [iban], outside: {place_in: EEA}}\n"}
     rules = compile_files(Files(files)).bundle.detectors
