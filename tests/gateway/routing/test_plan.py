@@ -200,8 +200,8 @@ def test_it_is_said_that_the_first_try_spills_over_and_from_where(
 
 
 def test_a_place_that_the_route_puts_later_makes_no_spill_of_the_first_try() -> None:
-    """Only the second tier is full."""
-    tiers = ((Hop("bedrock-frankfurt"),), (Hop("local-engine", 100, 4),))
+    """Only the second tier of three is full."""
+    tiers = ((Hop("bedrock-frankfurt"),), (Hop("local-engine", 100, 4),), (Hop("bedrock-milan"),))
     route = replace(BUNDLE.routes.for_model(PUBLIC.model, PUBLIC.zone), tiers=tiers)
 
     decision = planned(PUBLIC, states={"local-engine": FULL}, route=route)
