@@ -307,8 +307,8 @@ class LiteLLMStream:
 def litellm_fault(error: Exception, place_id: str, upstream: Upstream) -> BackendFault:
     """The fault of what litellm raised, by class and status; its text may hold content and is dropped."""
     if (refused := refused_within(error)) is not None:
-        ours: type[BackendFault] = Misconfigured if isinstance(refused, NotThere) else Unreachable
-        return ours(f"`{place_id}`: {refused}", upstream=upstream)
+        ours_to_mend = isinstance(refused, NotThere)  # else DNS or a list that may change
+        return (Misconfigured if ours_to_mend else Unreachable)(f"`{place_id}`: {refused}", upstream=upstream)
     names = [kind.__name__ for kind in type(error).__mro__]
     status = getattr(error, "status_code", None)
     if "ContextWindowExceededError" in names:
@@ -321,8 +321,8 @@ def litellm_fault(error: Exception, place_id: str, upstream: Upstream) -> Backen
             kind, text = FAULTS[name]
             return kind(f"`{place_id}` {text}", upstream=upstream)
     # litellm reports a server's 424 in the middle of a stream as a BadRequestError: the status tells.
-    invalid = "BadRequestError" in names or "UnprocessableEntityError" in names
-    if invalid and status in (None, 400, 413, 422):
+    ours = "BadRequestError" in names or "UnprocessableEntityError" in names
+    if ours and status in (None, 400, 413, 422):
         return Refused(f"`{place_id}` refused the request as invalid", upstream=upstream)
     return ServerFault(f"`{place_id}` failed", upstream=upstream)
 
