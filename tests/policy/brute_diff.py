@@ -5,6 +5,7 @@ Shares with the comparison only `decide` and the way in which facts are collecte
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def sendings(two: Two, taints: Iterable[Labels]) -> Iterator[Sending]:
                 yield Sending(tenant, key, header, taint, unreadable, model)
 
 
+@functools.lru_cache(maxsize=4)
 def callers(bundle: Bundle) -> dict[tuple[str, str], Caller]:
     own = {(tenant.id, ""): tenant.caller for tenant in bundle.tenants.values()}
     return own | {bundle.keys[sha256]: caller for sha256, caller in bundle.callers.items()}

@@ -8,13 +8,14 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gateway.facts import Facts
 from gateway.labels import Vocabulary
 from gateway.policy.bundle import Bundle
 from gateway.policy.diff import Group, gains
+from gateway.policy.reading import knows
 from gateway.policy.rules import ACTION_NOT_OFFERED, MODEL_NOT_SERVED
 from gateway.policy.senders import Sent, sender_gains
 from tests.policy.brute_diff import Gain, Two, points, sendings, sent_gains
@@ -23,8 +24,8 @@ from tests.policy.made_up import pairs
 
 # `make prove` sets it, and takes its time.
 PROVE = bool(os.environ.get("DOUANE_PROVE"))
-PAIRS = 800 if PROVE else 50
-SENDER_PAIRS = 200 if PROVE else 15
+PAIRS = 800 if PROVE else 40
+SENDER_PAIRS = 200 if PROVE else 30
 
 pytestmark = pytest.mark.timeout(1800 if PROVE else 180)
 
@@ -34,7 +35,7 @@ UNKNOWN = {"unknown-tenant", "unknown-purpose", "unknown-model", "unknown-label"
 def many(count: int) -> settings:
     return settings(
         max_examples=count, derandomize=True, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate],
     )  # fmt: skip
 
 
@@ -152,6 +153,10 @@ def test_no_request_of_any_caller_gains_what_the_difference_does_not_show() -> N
             if facts is None:
                 continue
             at = (facts.tenant, facts.zone, facts.purpose, facts.model, facts.labels)
+            if sending.header is not None and not knows(both[0].vocabulary, sending.header):
+                # A word that was refused: what it is permitted by itself is shown among the rules' gains.
+                assert {(*at[:4], *cell) for cell in cells} <= {(*one[:4], *one[5:]) for one in by_rules}
+                continue
             rest = {cell for cell in cells if (*at, *cell) not in by_rules}
             # Some request of this caller is shown to gain this, though perhaps another than this one.
             assert {(sending.tenant, sending.key, *cell) for cell in rest} <= shown, sending
@@ -172,4 +177,4 @@ def test_no_request_of_any_caller_gains_what_the_difference_does_not_show() -> N
 
     agrees()
 
-    assert all(seen[kind] >= SENDER_PAIRS // 15 for kind in (*Sent, "nothing")), seen
+    assert all(seen[kind] >= max(1, SENDER_PAIRS // 20) for kind in (*Sent, "nothing")), seen
