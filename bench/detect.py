@@ -47,7 +47,7 @@ def texts() -> dict[str, str]:
     dense = [document.text for document in corpus(SEED, 2) if document.things]
     return {
         "prose": repeated(" ".join(english)),
-        "prose of four languages": repeated(" ".join(PROSE)),
+        "prose of five languages": repeated(" ".join(PROSE)),
         "prose with typographic marks": repeated(" ".join(curly)),
         "dense": repeated(" ".join(dense)),
     }
