@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from gateway.policy.bundle import Bundle
-from gateway.store.base import Entered, Entry, Leaving
+from gateway.store.base import Entered, Entry, Leaving, Put
 from tests.gateway.inprocess import Client
 from tests.policy.bundles import compiled
 from tests.residency.house import CURRENT, House
@@ -134,15 +134,18 @@ class Case:
         await self.moment("entered")
 
     def left(self, leaving: Leaving) -> None:
+        if leaving.cached is not None:
+            self.play.seen["cache written"] += 1
+            self.require("a copy was kept", "cache", STORE)
+            self.require_sealed(leaving.cached)
         for put in leaving.puts:
-            if MARK.search(put.value):
-                self.play.violated(self.number, "words were kept in the clear", STORE)
-            if put.key.startswith("answer/"):
-                self.play.seen["cache written"] += 1
-                self.require("a copy was kept", "cache", STORE)
-            else:
-                self.play.seen["receipt kept"] += 1
-                self.require("a receipt was kept", "record", STORE)
+            self.play.seen["receipt kept"] += 1
+            self.require("a receipt was kept", "record", STORE)
+            self.require_sealed(put)
+
+    def require_sealed(self, put: Put) -> None:
+        if MARK.search(put.value):
+            self.play.violated(self.number, "words were kept in the clear", STORE)
 
     # What the audit was told.
 

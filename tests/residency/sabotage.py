@@ -120,14 +120,9 @@ def facts_without(what: str) -> Patch:
 
 SWAPS = {"swap": 0.9, "fault": 0.8, "moved": 0.5, "out": 0.0, "audit out": 0.0}
 COPIES = {
-    "again": 0.6,
-    "swap": 0.6,
-    "fault": 0.0,
-    "labelled": 0.3,
-    "out": 0.0,
-    "audit out": 0.0,
-    "hedging": 0.0,
-}
+    "again": 0.8, "swap": 0.3, "early": 0.7, "closed": 0.4, "fault": 0.0, "labelled": 0.1, "longer": 0.0,
+    "forgotten": 0.0, "out": 0.0, "lost": 0.0, "audit out": 0.0, "hedging": 0.0, "together": 0.0,
+}  # fmt: skip
 PASTS = {"longer": 0.8, "forgotten": 0.9, "swap": 0.0, "fault": 0.1, "out": 0.0}
 DOORS = {"own places abroad": 0.5, "swap": 0.0, "fault": 0.0, "out": 0.0}
 

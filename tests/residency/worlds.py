@@ -98,7 +98,7 @@ class Weights:
 USUAL = {
     "swap": 0.3, "fault": 0.5, "stream": 0.25, "again": 0.25, "forgotten": 0.3, "out": 0.03, "lost": 0.01,
     "audit out": 0.05, "full": 0.25, "together": 0.3, "labelled": 0.75, "own places abroad": 0.07,
-    "longer": 0.45, "moved": 0.3, "closed": 0.1, "hedging": 0.45, "slow": 0.7,
+    "longer": 0.45, "moved": 0.3, "closed": 0.1, "early": 0.0, "hedging": 0.45, "slow": 0.7,
 }  # fmt: skip
 
 
@@ -370,7 +370,7 @@ class Maker:
                     stream=self.happens("stream"),
                     again=again,
                     script=self.script(),
-                    swap_at=self.one(MOMENTS) if self.happens("swap") else None,
+                    swap_at=self.moment() if self.happens("swap") else None,
                     waiting=tuple(self.some(BACKENDS, 3)) if self.happens("full") else (),
                     forgotten=self.happens("forgotten"),
                     store="out" if self.happens("out") else "lost" if self.happens("lost") else "up",
@@ -380,6 +380,9 @@ class Maker:
                 )
             )
         return tuple(steps)
+
+    def moment(self) -> str:
+        return str(self.one(MOMENTS[:3] if self.happens("early") else MOMENTS))
 
     def wave(self, steps: list[Step]) -> list[Step]:
         """The steps at the end that are under way at the same time."""
