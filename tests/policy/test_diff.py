@@ -23,9 +23,9 @@ from tests.policy.brute_force import BruteForce
 from tests.policy.made_up import pairs
 
 # `make prove` sets it, and takes its time.
-PROVE = bool(os.environ.get("DOUANE_PROVE"))
-PAIRS = 800 if PROVE else 40
-SENDER_PAIRS = 200 if PROVE else 30
+PROVE = bool(os.environ.get("POLICY_PAIRS"))
+PAIRS = int(os.environ.get("POLICY_PAIRS", "40"))
+SENDER_PAIRS = 3 * PAIRS // 4
 
 pytestmark = pytest.mark.timeout(1800 if PROVE else 180)
 
