@@ -34,8 +34,7 @@ FAULTS = (
     "invalid", "redirected", "too long", "withheld", "slow",
 )  # fmt: skip
 RETRIED = ("failed", "throttled", "cut", "garbage")
-PASSED_ON = (*RETRIED, "full", "full", "loading", "timed out", "too long", "too long", "withheld", "withheld",
-             "withheld")  # fmt: skip
+PASSED_ON = (*RETRIED, *["full"] * 4, "loading", "timed out", *["too long"] * 6, *["withheld"] * 6)
 HEDGE_AFTER_S = 0.25
 
 
@@ -96,9 +95,9 @@ class Weights:
 
 
 USUAL = {
-    "swap": 0.3, "fault": 0.5, "stream": 0.25, "again": 0.25, "forgotten": 0.3, "out": 0.03, "lost": 0.01,
-    "audit out": 0.05, "full": 0.25, "together": 0.3, "labelled": 0.75, "own places abroad": 0.07,
-    "longer": 0.45, "moved": 0.3, "closed": 0.1, "early": 0.0, "hedging": 0.45, "slow": 0.7,
+    "swap": 0.3, "fault": 0.7, "stream": 0.25, "again": 0.25, "forgotten": 0.3, "out": 0.03, "lost": 0.01,
+    "audit out": 0.05, "full": 0.4, "together": 0.3, "labelled": 0.75, "own places abroad": 0.07,
+    "longer": 0.45, "moved": 0.3, "closed": 0.1, "early": 0.0, "hedging": 0.45, "slow": 0.55,
 }  # fmt: skip
 
 
