@@ -35,8 +35,9 @@ test: venv-dev ## the tests, on two processes (PYTEST_ARGS="-k word" narrows)
 	@exec $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 
 PROVE_SEED ?= $(shell date -u +%F)
-prove: venv-dev ## the search for anything that leaves the permitted set, longer and from another seed
-	RESIDENCY_CASES=24000 RESIDENCY_SEED=$(PROVE_SEED) $(BIN)/python -m pytest -n 2 --dist loadscope tests/residency
+prove: venv-dev ## the search for anything that leaves the permitted set, and differences beside brute force, for longer
+	RESIDENCY_CASES=24000 RESIDENCY_SEED=$(PROVE_SEED) POLICY_PAIRS=200 \
+		$(BIN)/python -m pytest -n 2 --dist loadscope tests/residency tests/policy/test_diff.py
 
 check: venv-dev ## linter, formatter, types, and the rules of the tree
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import redis.asyncio
@@ -34,6 +34,7 @@ LABELS = frozenset({"public", "internal", "confidential", "personal"})
 LIMITS = Limits(requests_per_minute=10**9, tokens_per_minute=10**12, usd_per_day=10**6, max_concurrent=10**6)
 VALUE = os.urandom(2_000)  # a sealed answer of some 300 tokens
 HEX = "0123456789abcdef" * 2
+LONG = Conversation(tuple(number.to_bytes(MARK_BYTES, "little") for number in range(1, 101)), 0)
 
 serial = itertools.count()
 
@@ -121,8 +122,12 @@ async def stopped(server: RedisServer) -> dict[str, float]:
     return {"first_ms": round(waits[0], 1), "longest_later_ms": round(max(waits[1:]), 1)}
 
 
+async def enter_long(store: RedisStore) -> None:
+    assert (await store.enter(replace(first_turn(None, Limits()), conversation=LONG))).accepted
+
+
 async def records_bytes(store: RedisStore, server: RedisServer, turns: int) -> float:
-    """Memory that one turn's record takes for good, from Redis's own account."""
+    """Memory that one mark takes for good, from Redis's own account."""
     async with redis.asyncio.Redis(port=server.port) as client:
         before = await client.memory_usage("douane:{acme}:labels", samples=0) or 0
         for _ in range(turns):
@@ -144,6 +149,7 @@ async def run(server: RedisServer, calls: int) -> dict[str, object]:
             await measure("redis hit: enter", connections, calls, lambda: hit(store)),
             await measure("redis miss: enter + leave, two values", connections, calls, lambda: miss(store)),
             await measure("redis hit, no limits", connections, calls, lambda: enter_only(store)),
+            await measure("redis, 100 messages on record", connections, calls, lambda: enter_long(store)),
             await measure("redis-py, same command", connections, calls, lambda: peer_enter(store, client)),
         ]
     rows += [
@@ -159,7 +165,7 @@ async def run(server: RedisServer, calls: int) -> dict[str, object]:
         "machine": {"python": platform.python_version(), "cores": os.cpu_count()},
         "rows": [asdict(row) for row in rows],
         "redis_own_us_a_script": stats["usec_per_call"],
-        "record_bytes_a_turn": round(record_bytes, 1),
+        "record_bytes_a_mark": round(record_bytes, 1),
         "server_stopped": await stopped(server),
     }
 

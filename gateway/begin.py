@@ -24,6 +24,7 @@ async def record_begin(trail: Trail, context: GatewayContext) -> None:
         plan=tuple(attempt.place.id for attempt in trail.decision.attempts) if trail.decision else (),
         stream=trail.chat.wants_stream,
         request_hmac=commit(tenant, trail.incoming.body),
+        detected=trail.detected,
         end_user_hmac=commit(tenant, b"end-user\0" + end_user.encode()) if end_user is not None else None,
     )
     try:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import aiohttp
 import boto3
+import botocore.session
 from botocore.credentials import Credentials
 from botocore.exceptions import ProfileNotFound
 
@@ -122,14 +123,15 @@ def aws_credentials(settings: Settings) -> AwsCredentials:
         return AwsCredentials(EmulatorSession())
     try:
         # The whole chain: profile, SSO, web identity, instance roles. The region is the place's.
-        session = boto3.Session(profile_name=settings.aws_profile)
+        found = botocore.session.Session()
+        session = boto3.Session(profile_name=settings.aws_profile, botocore_session=found)
     except ProfileNotFound as error:
         raise SettingsInvalid(
             (f"{str(error).lower()}; name one of `~/.aws/config` in `aws_profile` or AWS_PROFILE",)
         ) from None
     if not settings.aws_instance_role:
         # Asked last, and on a machine outside AWS a question to an address that anybody may answer.
-        session._session.get_component("credential_provider").remove(INSTANCE_METADATA_PROVIDER)
+        found.get_component("credential_provider").remove(INSTANCE_METADATA_PROVIDER)
     return AwsCredentials(session)
 
 

@@ -23,6 +23,7 @@ from gateway.tenant_keys import Keyring, Unsealable
 
 ENTRY_BYTES_MAX = 1024 * 1024
 FORMAT = 1
+TEXTS = frozenset({"content", "reasoning", "refusal"})  # of a message, that come in pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +154,16 @@ class Joined:
 
 def joined(events: Iterable[Mapping[str, Any]]) -> Joined:
     """The deltas of a stream as one message, as clients put them together."""
-    texts: dict[str, list[str]] = {"content": [], "reasoning": [], "refusal": []}
+    texts: dict[str, list[str]] = {name: [] for name in TEXTS}
     calls: dict[int, dict[str, Any]] = {}
     logprobs: list[Any] = []
     finish = None
     for event in events:
         for choice in event["choices"]:
             delta = choice["delta"]
-            for name, pieces in texts.items():
-                if delta.get(name):
-                    pieces.append(delta[name])
+            for name in delta.keys() & TEXTS:
+                if delta[name]:
+                    texts[name].append(delta[name])
             for part in delta.get("tool_calls") or ():
                 known = calls.setdefault(
                     part["index"], {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
@@ -170,7 +171,8 @@ def joined(events: Iterable[Mapping[str, Any]]) -> Joined:
                 known["id"] = part.get("id") or known["id"]
                 for name in ("name", "arguments"):
                     known["function"][name] += (part.get("function") or {}).get(name) or ""
-            logprobs.extend((choice.get("logprobs") or {}).get("content") or ())
+            if choice.get("logprobs"):
+                logprobs.extend(choice["logprobs"].get("content") or ())
             finish = choice.get("finish_reason") or finish
     message: dict[str, Any] = {"role": "assistant", "content": "".join(texts["content"]) or None}
     if texts["refusal"]:

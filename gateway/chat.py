@@ -11,6 +11,8 @@ from gateway.conclusion import refuse
 from gateway.context import GatewayContext
 from gateway.conversation import conversation_of
 from gateway.deliver import deliver_answer, deliver_cached, deliver_stream
+from gateway.detect.labelling import detect_labels
+from gateway.detect.redacting import obliged
 from gateway.entrance import require_entrance, require_model, require_room, reserve_and_look_up
 from gateway.facts import collect_facts
 from gateway.hangup import Hangup
@@ -35,13 +37,16 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
         chat = trail.chat = parse_chat(incoming.body)
         model = require_model(chat.model, caller, bundle)
         declared = bundle.vocabulary.parse(incoming.labels) if incoming.labels is not None else None
-        conversation = trail.conversation = conversation_of(chat, caller.tenant, context.tenant_keys.commit)
+        conversation = trail.conversation = conversation_of(
+            chat, caller.tenant, context.tenant_keys.commit, bundle.marked_from_bytes
+        )
 
+        detected = await detect_labels(trail, context)
         # 2. read taint: first what this worker remembers; the store corrects it below, in the same round trip
         taint = known_taint(context.taints.recall(conversation), bundle.vocabulary, caller)
         while True:
             # 3. collect facts   4. permit
-            facts = trail.facts = collect_facts(caller, model, declared, taint, None, bundle.vocabulary)
+            facts = trail.facts = collect_facts(caller, model, declared, taint, detected, bundle.vocabulary)
             permitted = trail.permitted = permit(facts, bundle)
             require_entrance(trail, context)
             # 5. reserve   6. look up the cache
@@ -55,12 +60,13 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
 
         # 7. plan
         planning_s = context.clock.monotonic_s()
+        backends = obliged(trail, context)
         decision = trail.decision = plan(
             permitted,
             bundle.routes.for_model(model, caller.zone),
             bundle.places,
-            context.backends.keys(),
-            context.backends.unable(chat, model),
+            backends.keys(),
+            backends.unable(chat, model),
             context.health.snapshot(),
             context.clock.monotonic_s(),
             affinity=conversation.affinity,
@@ -71,7 +77,7 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
         await hangup.after(record_begin(trail, context))
         # 9. attempt in order
         reached = await attempt_in_order(
-            decision, chat, incoming.request_id, context.sinks.watched(context.backends, trail, context),
+            decision, chat, incoming.request_id, context.sinks.watched(backends, trail, context),
             context.health, context.clock,
             lambda attempt: attempt.still_permitted(context.policies.current), trail.tried,
         )  # fmt: skip

@@ -107,6 +107,7 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
             rules=trail.rules,
             receipt=trail.receipt_id,
             request_hmac=commit(tenant, trail.incoming.body),
+            detected=trail.detected,
         )
     else:
         record = End(

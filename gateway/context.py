@@ -11,6 +11,7 @@ from gateway.audit.base import AuditSink
 from gateway.backends.prices import Prices
 from gateway.building import Backends
 from gateway.clock import Clock
+from gateway.detect.detectors import Detectors
 from gateway.metrics import Metrics
 from gateway.policies import Policies
 from gateway.receipts.signer import ReceiptSigner
@@ -52,6 +53,7 @@ class GatewayContext:
     store: Store
     store_place: str | None
     taints: RememberedTaints
+    detectors: Detectors
     tenant_keys: TenantKeys
     audit: AuditSink
     signer: ReceiptSigner

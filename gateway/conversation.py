@@ -27,14 +27,16 @@ Commit = Callable[[str, bytes], str]  # (tenant, data) -> hex; `Keyring.commit`
 class Marker:
     """Makes the marks of one tenant: BLAKE2b under a key of the tenant's own."""
 
-    def __init__(self, tenant: str, commit: Commit) -> None:
+    def __init__(self, tenant: str, commit: Commit, from_bytes: int) -> None:
         self._key = bytes.fromhex(commit(tenant, b"marks"))
+        self._from_bytes = from_bytes
 
     def message(self, fields: Sequence[str]) -> bytes | None:
-        """The mark of a message with these `fields`; None where they hold nothing that could be told."""
-        if not any(fields):
-            return None
+        """The mark of a message with these `fields`; None where they hold nothing, or too little to count."""
         encoded = [field.encode("utf-8", "surrogatepass") for field in fields]
+        size_bytes = sum(map(len, encoded))
+        if not size_bytes or size_bytes < self._from_bytes:
+            return None
         # The lengths go first, so that no two lists of fields have the same bytes.
         head = f"{','.join([str(len(field)) for field in encoded])}\n".encode()
         return self._digest(b"message", head + b"".join(encoded))
@@ -46,17 +48,19 @@ class Marker:
         return hashlib.blake2b(data, digest_size=MARK_BYTES, key=self._key, person=kind).digest()
 
 
-def conversation_of(chat: ChatRequest, tenant: str, commit: Commit) -> Conversation:
+def conversation_of(chat: ChatRequest, tenant: str, commit: Commit, from_bytes: int = 0) -> Conversation:
     """The marks that this turn finds, and leaves: one pass over the messages, O(bytes).
+
+    Messages of fewer than `from_bytes` bytes have no mark, and are no past.
 
     What comes after the last answer is this turn, and may be new; without an answer, a last `user` message
     may. All else was said before: a session id if there is one, else every earlier message, is what the store
     has to have on record when its epoch does not answer for all.
     """
-    marker = Marker(tenant, commit)
+    marker = Marker(tenant, commit, from_bytes)
     earlier: list[bytes] = []
     latest: list[bytes] = []
-    answered = False
+    answered, mark = False, None
     for message in chat.messages:
         if message.role in ("system", "developer"):
             continue
@@ -67,8 +71,8 @@ def conversation_of(chat: ChatRequest, tenant: str, commit: Commit) -> Conversat
             answered = True
             earlier += latest
             latest = []
-    if not answered:
-        new = 1 if chat.messages[-1].role == "user" else 0
+    if not answered:  # `mark` is the last message's
+        new = 1 if mark is not None and chat.messages[-1].role == "user" else 0
         split = len(latest) - new
         earlier, latest = latest[:split], latest[split:]
     before = dict.fromkeys(earlier)
@@ -78,11 +82,11 @@ def conversation_of(chat: ChatRequest, tenant: str, commit: Commit) -> Conversat
     return Conversation((marker.session(chat.session_id), *marks), vouchers=1)
 
 
-def answer_mark(message: Mapping[str, Any], tenant: str, commit: Commit) -> bytes | None:
+def answer_mark(message: Mapping[str, Any], tenant: str, commit: Commit, from_bytes: int = 0) -> bytes | None:
     """The mark of an answer as it is delivered: `message` of a `chat.completion`."""
     calls = [call["function"] for call in message.get("tool_calls") or ()]
     text = (message.get("content") or "") + (message.get("refusal") or "")
-    return Marker(tenant, commit).message(
+    return Marker(tenant, commit, from_bytes).message(
         fields(text, [(call["name"], call["arguments"]) for call in calls], message.get("reasoning") or "")
     )
 

@@ -210,8 +210,12 @@ def mark_answer(told: Mapping[str, Any] | Sequence[bytes], trail: Trail, context
     whoever sends it again brings its labels along."""
     assert trail.caller is not None
     try:
-        message = told if isinstance(told, Mapping) else joined(map(orjson.loads, told)).message
-        trail.answer_mark = answer_mark(message, trail.caller.tenant, context.tenant_keys.commit)
+        message = (
+            told if isinstance(told, Mapping) else joined(orjson.loads(b"[%b]" % b",".join(told))).message
+        )
+        trail.answer_mark = answer_mark(
+            message, trail.caller.tenant, context.tenant_keys.commit, trail.bundle.marked_from_bytes
+        )
     except SHAPE_ERRORS:  # relayed as it came: no request can hold such a message
         context.sinks.log.event("unmarked_answer", trail, context)
 

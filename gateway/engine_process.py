@@ -12,11 +12,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import aiohttp
 
 READY_POLL_S = 0.1
 STOP_GRACE_S = 10.0
+# The model is on this machine, or was fetched before: an engine that serves asks no hub for anything.
+OFFLINE: Final = MappingProxyType(
+    {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_OFFLINE": "1"}
+)
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
@@ -43,7 +49,7 @@ async def running_engine(
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "local_engine", "serve", "--model", str(model), "--host", "127.0.0.1",
         "--port", str(port), "--secret-file", str(secret_file), *extra,
-        stdout=asyncio.subprocess.DEVNULL, preexec_fn=end_with_parent(),
+        stdout=asyncio.subprocess.DEVNULL, preexec_fn=end_with_parent(), env={**os.environ, **OFFLINE},
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:

@@ -28,6 +28,7 @@ class Metrics:
     tokens: Counter = field(init=False)
     usd: Counter = field(init=False)
     cache: Counter = field(init=False)
+    detected: Counter = field(init=False)
     in_flight: Gauge = field(init=False)
     policy_loads: Counter = field(init=False)
     policy_serial: Gauge = field(init=False)
@@ -68,6 +69,9 @@ class Metrics:
         )
         set_once(self, "usd", counter("douane_usd", "Money spent, in USD, by place", "place"))
         set_once(self, "cache", counter("douane_cache", "Cache look-ups by status", "status"))
+        set_once(
+            self, "detected", counter("douane_detected", "Requests in which detectors found a kind", "kind")
+        )
         set_once(self, "in_flight", gauge("douane_in_flight", "Requests under way"))
         set_once(self, "policy_loads", counter("douane_policy_loads", "Bundle loads by outcome", "outcome"))
         set_once(self, "policy_serial", gauge("douane_policy_serial", "Serial of the bundle in force"))

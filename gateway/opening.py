@@ -17,6 +17,7 @@ from gateway.backends.prices import Price, Prices
 from gateway.building import Backends
 from gateway.clock import SystemClock
 from gateway.context import GatewayContext, Readiness
+from gateway.detect.detectors import Detectors
 from gateway.egress.destinations import destinations
 from gateway.egress.guard import Egress
 from gateway.errors import RecordUnavailable
@@ -122,6 +123,7 @@ async def open_context(
             store=store,
             store_place=store_place if store_place in bundle.places else None,
             taints=RememberedTaints(),
+            detectors=Detectors(),
             tenant_keys=keys,
             audit=audit,
             signer=signer,

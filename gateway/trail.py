@@ -30,6 +30,7 @@ class Trail:
     facts: Facts | None = None
     permitted: Permitted | None = None
     conversation: Conversation | None = None
+    detected: tuple[str, ...] = ()  # kinds of things that detectors found in it: never the things themselves
     taint: frozenset[str] = frozenset()  # label names that the store said the conversation has carried
     reservation: Reservation | None = None  # set while something is reserved
     cache_key: str | None = None

@@ -36,9 +36,9 @@ def works(trial: str) -> bool:
 
 
 # As root, else as root of a user namespace: a network, a mount and a TUN device of its own.
-AS_ROOT_OR_USER = tuple(
-    f"unshare {flags} sh -c exec<>/dev/net/tun"
-    for flags in ("--net --mount", "--map-root-user --net --mount")
+AS_ROOT_OR_USER = (
+    "unshare --net --mount sh -c exec<>/dev/net/tun",
+    "unshare --map-root-user --net --mount sh -c exec<>/dev/net/tun",
 )
 
 TOOLS = {
@@ -51,9 +51,9 @@ TOOLS = {
     "ip": Tool(("ip",), "apt-get install iproute2"),
     "network-namespace": Tool(
         ("unshare",),
-        "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, and AppArmor's "
-        "kernel.apparmor_restrict_unprivileged_userns=0), with `unshare`, `mount` and /dev/net/tun there; in a "
-        "container: --cap-add SYS_ADMIN,NET_ADMIN --device /dev/net/tun",
+        "run as root, or let users make namespaces (sysctl kernel.unprivileged_userns_clone=1 and, with "
+        "AppArmor, kernel.apparmor_restrict_unprivileged_userns=0), with `unshare`, `mount` and /dev/net/tun "
+        "there; in a container: --cap-add SYS_ADMIN --cap-add NET_ADMIN --device /dev/net/tun",
         trials=AS_ROOT_OR_USER,
     ),
     "qemu-aarch64": Tool(("qemu-aarch64-static", "qemu-aarch64"), "apt-get install qemu-user-static"),

@@ -202,6 +202,17 @@ def test_tenants_never_share_a_mark_nor_does_a_session_with_a_message() -> None:
     assert {len(mark) for mark in acme.marks} == {MARK_BYTES}
 
 
+def test_a_bundle_may_leave_short_messages_without_a_mark() -> None:
+    wire = orjson.dumps({"model": "m", "messages": [user("yes"), answer("été"), user("no "), tool("a case")]})
+    conversation = conversation_of(parse_chat(wire), "acme", COMMIT, from_bytes=5)
+    assert set(conversation.marks) == marks(answer("été"), tool("a case"))
+    assert conversation.vouchers == 1
+    assert answer_mark(answer("yes"), "acme", COMMIT, from_bytes=4) is None
+    assert answer_mark(answer("yes"), "acme", COMMIT, from_bytes=3) in marks(user("yes"))
+    short = orjson.dumps({"model": "m", "messages": [user("a long story"), user("yes")]})
+    assert conversation_of(parse_chat(short), "acme", COMMIT, from_bytes=4).vouchers == 1
+
+
 # What has to be on record for a past to be readable, once labels may have been lost.
 
 

@@ -40,6 +40,7 @@ class Tried:
             "region": self.upstream.region,
             "upstream_request_id": self.upstream.request_id,
             "emulated": self.upstream.emulated,
+            "redacted": dict(self.upstream.redacted),
         }
 
 
@@ -49,6 +50,7 @@ class Begin:
 
     `rules` are the ids of the rules that decided, `permitted` the digest of the permitted places, `plan` the
     places in the order in which they are to be tried. The digests are the caller's to compute (hex):
+    `detected` are the kinds of things that detectors found, without where or how often.
     `end_user_hmac` tells the requests of one end user (`safety_identifier`, `user`) apart and names nobody.
     """
 
@@ -64,12 +66,14 @@ class Begin:
     stream: bool
     request_hmac: str | None = None
     end_user_hmac: str | None = None
+    detected: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, Any]:
         return {
             "request": self.request,
             "key": self.key,
             **_facts(self.facts),
+            "detected": self.detected,
             "revision": self.revision,
             "serial": self.serial,
             "rules": self.rules,
@@ -137,6 +141,7 @@ class Refused:
     rules: tuple[str, ...] = ()
     receipt: str | None = None
     request_hmac: str | None = None
+    detected: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -146,6 +151,7 @@ class Refused:
             "key": self.key,
             "tenant": self.tenant,
             **(_facts(self.facts) if self.facts is not None else {}),
+            "detected": self.detected,
             "revision": self.revision,
             "serial": self.serial,
             "rules": self.rules,

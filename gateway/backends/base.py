@@ -14,8 +14,8 @@ BackendFault                kind of failure       tried again here   next place 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from gateway.openai import ChatRequest
@@ -48,12 +48,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Who really answered: `host` is the one that the connection and the signature were made for."""
+    """Who really answered: `host` is the one that the connection and the signature were made for.
+
+    `redacted` counts, by kind, what was kept from it: spans that were sent as placeholders.
+    """
 
     host: str
     region: str | None
     request_id: str | None
     emulated: bool
+    redacted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,12 @@ class Named(Protocol):
     """A backend that says whom it asks also where no answer came: for calls that were cancelled."""
 
     @property
-    def asked(self) -> Upstream: ...
+    def asked(self) -> Upstream | None: ...
+
+
+def asked_by(backend: Backend) -> Upstream | None:
+    """Whom the backend asks; None where it does not say."""
+    return backend.asked if isinstance(backend, Named) else None
 
 
 class BackendFault(Exception):

@@ -307,8 +307,8 @@ class LiteLLMStream:
 def litellm_fault(error: Exception, place_id: str, upstream: Upstream) -> BackendFault:
     """The fault of what litellm raised, by class and status; its text may hold content and is dropped."""
     if (refused := refused_within(error)) is not None:
-        kind = Misconfigured if isinstance(refused, NotThere) else Unreachable
-        return kind(f"`{place_id}`: {refused}", upstream=upstream)
+        ours_to_mend = isinstance(refused, NotThere)  # else DNS or a list that may change
+        return (Misconfigured if ours_to_mend else Unreachable)(f"`{place_id}`: {refused}", upstream=upstream)
     names = [kind.__name__ for kind in type(error).__mro__]
     status = getattr(error, "status_code", None)
     if "ContextWindowExceededError" in names:

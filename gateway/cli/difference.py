@@ -111,13 +111,7 @@ def entrance_change(was: Entrance | None, now: Entrance | None, old: Bundle, new
     plus."""
     either = now or was
     assert either is not None
-    word = (
-        "is new"
-        if was is None
-        else "is gone"
-        if now is None
-        else "cannot serve what it could, or the reverse"
-    )
+    word = "is new" if was is None else "is gone" if now is None else "cannot serve the same as before"
     yield f"entrance {either.place} ({either.country}) {word}:"
     before = [] if was is None else [line for group in was.unserved for line in entrance_lines(group, old)]
     after = [] if now is None else [line for group in now.unserved for line in entrance_lines(group, new)]

@@ -58,7 +58,7 @@ def read(
             head, content = line.entry.head, line.entry.content
             if tenant in (None, head["tenant"]) and request in (None, head["request"]):
                 # In ASCII: what a caller wrote may hold what a terminal would obey.
-                click.echo(json.dumps({**head, **(content or {})}))
+                click.echo(json.dumps({**head, "content": content}))
     except OSError as error:
         fail(ValueError(f"`{error.filename}` cannot be read: {(error.strerror or 'unknown').lower()}"))
     except (SettingsInvalid, KeyFileInvalid) as error:

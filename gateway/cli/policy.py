@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from gateway.cli.detect import detect
 from gateway.cli.difference import print_difference
 from gateway.cli.packs import add, packs
 from gateway.cli.policy_command import (
@@ -52,6 +53,7 @@ def policy() -> None:
 
 policy.add_command(packs)
 policy.add_command(add)
+policy.add_command(detect)
 
 
 @policy.command()

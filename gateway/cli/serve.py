@@ -123,6 +123,9 @@ def require_clean_environment(settings: Settings) -> None:
         problems += forbidden_otel_variables(os.environ)
     if problems:
         raise SettingsInvalid(tuple(problems))
+    if not settings.aws_instance_role:
+        # For whatever else in this process speaks to AWS, as litellm may.
+        os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
 def announce(settings: Settings, port: int) -> None:

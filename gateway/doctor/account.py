@@ -100,7 +100,8 @@ def examine_region(
     names = {"Name": "service-name", "Values": [f"*.{region}.bedrock-runtime"]}
     endpoints = calls.ask("ec2", "DescribeVpcEndpoints", Filters=[names])
     yield from routes.vpc_endpoint(region, endpoints)
-    yield from routes.private_name(region, aws[region].bedrock_host, endpoints, resolve)
+    declared = list(dict.fromkeys(network for place in places for network in place.private_range))
+    yield from routes.private_name(region, aws[region].bedrock_host, declared, endpoints, resolve)
 
 
 def addresses_of(host: str) -> Sequence[str]:

@@ -30,6 +30,7 @@ from botocore.exceptions import (
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 
+from gateway.building import INSTANCE_METADATA_PROVIDER
 from gateway.doctor.endpoints import SERVICES, Endpoints
 from gateway.doctor.permissions import ACTIONS
 from gateway.settings import Settings, SettingsInvalid
@@ -235,11 +236,14 @@ def open_session(settings: Settings) -> Any:
             botocore_session=bare_session(None),
         )
     try:
-        return boto3.Session(botocore_session=bare_session(settings.aws_profile))
+        session = bare_session(settings.aws_profile)
     except ProfileNotFound as error:
         raise SettingsInvalid(
             (f"{str(error).lower()}; name one of `~/.aws/config` in `aws_profile` or AWS_PROFILE",)
         ) from None
+    if not settings.aws_instance_role:
+        session.get_component("credential_provider").remove(INSTANCE_METADATA_PROVIDER)
+    return boto3.Session(botocore_session=session)
 
 
 def bare_session(profile: str | None) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from gateway.doctor.access import unknown
 from gateway.doctor.calls import Reply, Unanswered
 from gateway.doctor.finding import Finding, Status
+from gateway.places import IpNetwork
 
 Resolve = Callable[[str], Sequence[str]]  # raises OSError
 
@@ -123,9 +124,13 @@ def listed(value: Any) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def private_name(region: str, host: str, endpoints: Reply, resolve: Resolve) -> Iterator[Finding]:
-    """Whether Bedrock's name leads to the endpoint, where one with private DNS is there."""
-    if not any(endpoint.get("PrivateDnsEnabled") for endpoint in runtime_endpoints(endpoints)):
+def private_name(
+    region: str, host: str, declared: Sequence[IpNetwork], endpoints: Reply, resolve: Resolve
+) -> Iterator[Finding]:
+    """Whether Bedrock's name leads to where it must: into the networks that the places declare, else to the
+    endpoint where one with private DNS is there."""
+    has_name = any(endpoint.get("PrivateDnsEnabled") for endpoint in runtime_endpoints(endpoints))
+    if not declared and not has_name:
         return
     check = "Bedrock's address"
     try:
@@ -133,6 +138,18 @@ def private_name(region: str, host: str, endpoints: Reply, resolve: Resolve) -> 
     except OSError:
         fix = "run the doctor where the gateway runs"
         yield Finding(check, region, Status.UNKNOWN, f"`{host}` has no address here", fix)
+        return
+    if declared:
+        ranges = ", ".join(str(network) for network in declared)
+        outside = [
+            each for each in addresses if not any(ipaddress.ip_address(each) in one for one in declared)
+        ]
+        if outside:
+            seen = f"`{host}` is {', '.join(outside)}: outside {ranges}, so the gateway refuses to connect"
+            fix = "correct `private_range` in `places.yaml`, or the VPC endpoint's DNS"
+            yield Finding(check, region, Status.FAIL, seen, fix)
+        else:
+            yield Finding(check, region, Status.OK, f"`{host}` is {', '.join(addresses)}: in {ranges}")
         return
     public = [each for each in addresses if not ipaddress.ip_address(each).is_private]
     if public:

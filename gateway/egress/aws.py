@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -93,10 +94,15 @@ def region_of(source: AwsSource, profiles: Mapping[str, Any]) -> str | None:
 
 
 def service(name: str, region: str | None, why: str) -> Host:
+    return (*host_of_service(name, region), why)
+
+
+@functools.cache  # it takes a tenth of a second, and a bundle may come into force while requests run
+def host_of_service(name: str, region: str | None) -> tuple[str, int]:
     """The host that botocore itself derives for a service, which depends on region and partition."""
     session = botocore.session.Session()
     client = session.create_client(
         name, region_name=region, aws_access_key_id=NOWHERE, aws_secret_access_key=NOWHERE
     )
     parts = urlsplit(client.meta.endpoint_url)
-    return parts.hostname or "", parts.port or 443, why
+    return parts.hostname or "", parts.port or 443

@@ -97,6 +97,8 @@ def destinations(settings: Settings, bundle: Bundle | None, aws: AwsSource | Non
     places = bundle.places
     problems: list[str] = []
     found: list[Destination] = [*started_engine(settings), *store(settings, places)]
+    if settings.trace_url is not None and (collector := places.get(settings.trace_place or "")):
+        found.append(at_url(settings.trace_url, collector, "traces, `trace_url`"))
     for place in places.values():
         if place.kind in BACKEND_KINDS:
             found += backend(place, settings, problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from gateway.detect.rules import DetectorRules
 from gateway.facts import Caller
 from gateway.labels import Vocabulary
 from gateway.places import Place
@@ -28,7 +29,9 @@ class Bundle:
     """One revision of the policy.
 
     `revision` is `sha256:` and the hex hash over the names and bytes of every file; `serial` is written by
-    hand and only grows. `keys` maps the SHA-256 of an API key, in hex, to tenant id and key id.
+    hand and only grows. `keys` maps the SHA-256 of an API key, in hex, to tenant id and key id. Messages of
+    fewer than `marked_from_bytes` bytes carry no labels into other conversations; 0 means that all do.
+    `detectors` is None where nothing is to be detected.
     """
 
     revision: str
@@ -42,6 +45,8 @@ class Bundle:
     rules: tuple[Rule, ...]
     routes: Routes
     table: Table
+    marked_from_bytes: int = 0
+    detectors: DetectorRules | None = None
 
     def caller(self, key_sha256_hex: str) -> Caller | None:
         """The caller with this key hash (64 lower-case hex digits); None when nobody has it."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from gateway.policy.source.cases import CasesFile
 from gateway.policy.source.claims import ClaimsFile
+from gateway.policy.source.detectors import DetectorsFile
 from gateway.policy.source.packs import PackFile
 from gateway.policy.source.places import PlacesFile
 from gateway.policy.source.residency import ResidencyFile
@@ -29,6 +30,7 @@ MODELS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
         "routes.json": RoutesFile,
         "residency.json": ResidencyFile,
         "claims.json": ClaimsFile,
+        "detectors.json": DetectorsFile,
         "tests.json": CasesFile,
         "pack.json": PackFile,
     }

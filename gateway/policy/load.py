@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from gateway.detect.rules import DetectorRules
 from gateway.policy.antitone import find_witness
 from gateway.policy.bundle import Bundle
 from gateway.policy.claims import Claim
@@ -23,6 +24,7 @@ from gateway.policy.source import residency
 from gateway.policy.source.cases import Case, CasesFile, build_cases
 from gateway.policy.source.check import check
 from gateway.policy.source.claims import ClaimsFile, build_claims
+from gateway.policy.source.detectors import DetectorsFile, build_detectors
 from gateway.policy.source.directory import ADOPTED, Files, read_directory
 from gateway.policy.source.document import Document, parse_document
 from gateway.policy.source.packs import Pack, PackFile, build_packs, only_forbids
@@ -104,6 +106,7 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
     ]
     claim_files = [(f"{folder}claims.yaml", read(f"{folder}claims.yaml", ClaimsFile)) for folder in own]
     pack_files = [(f"{folder}pack.yaml", read(f"{folder}pack.yaml", PackFile)) for folder in own[1:]]
+    detectors_file = read("detectors.yaml", DetectorsFile)
     case_files = [(name, read(name, CasesFile)) for name in files.of_folder("tests")]
     # The order of these stages is the order of what depends on what: each one names things of those before.
     if problems or not (bundle_file and zones and places_file and tenants_file and routes_file):
@@ -138,7 +141,16 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
             [(entry.id, getattr(entry, "permit", None) is not None) for entry in file.root],
         )
     ]
-    stop_at([*route_problems, *tenant_problems, *rule_problems, *claim_problems, *foreign])
+    detectors: DetectorRules | None = None
+    detector_problems: list[Problem] = []
+    if detectors_file is not None:
+        name = "detectors.yaml"
+        detectors, detector_problems = build_detectors(
+            documents[name], detectors_file, known, files.content[name]
+        )
+    stop_at(
+        [*route_problems, *tenant_problems, *rule_problems, *claim_problems, *foreign, *detector_problems]
+    )
     table = compile_table(
         rules,
         places,
@@ -164,6 +176,8 @@ def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:
         rules=rules,
         routes=routes,
         table=table,
+        marked_from_bytes=bundle_file.marked_from_bytes,
+        detectors=detectors,
     )
     cases, case_problems = build_cases(
         [(documents[name], file) for name, file in case_files if file is not None],

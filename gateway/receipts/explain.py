@@ -113,6 +113,9 @@ def _attempt(number: int, attempt: AttemptClaim) -> list[tuple[str, object, str]
         rows.append((f"{name}.upstream_request_id", attempt.upstream_request_id, text))
     if attempt.emulated:
         rows.append((f"{name}.emulated", True, "an emulator stood in for this place"))
+    if attempt.redacted:
+        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(attempt.redacted.items()))
+        rows.append((f"{name}.redacted", counts, "spans that this place was sent placeholders for, by kind"))
     return rows
 
 

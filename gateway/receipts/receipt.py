@@ -7,7 +7,7 @@ does not attest what an operator on the other side did with it. Its times are th
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from pydantic import ConfigDict
@@ -77,6 +77,7 @@ class GatewayClaim:
 class AttemptClaim:
     """One try at one place, of the place's `kind`. `reason` says why it was made; receipts of earlier
     versions do not. `outcome` is `answered`, `cancelled`, `withdrawn`, or the kind of a `BackendFault`.
+    `redacted` counts, by kind, the spans that this place was sent placeholders for.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -93,6 +94,7 @@ class AttemptClaim:
     emulated: bool
     outcome: str
     reason: Kind | None = None
+    redacted: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, place: Place, outcome: str, upstream: Upstream | None, reason: Kind) -> AttemptClaim:
@@ -110,6 +112,7 @@ class AttemptClaim:
             emulated=upstream.emulated if upstream else False,
             outcome=outcome,
             reason=reason,
+            redacted=dict(upstream.redacted) if upstream else {},
         )
 
 

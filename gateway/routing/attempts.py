@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from gateway.backends.base import Answer, AnswerStream, Backend, BackendFault, Named
+from gateway.backends.base import Answer, AnswerStream, Backend, BackendFault, asked_by
 from gateway.clock import Clock
 from gateway.openai import ChatRequest
 from gateway.routing import withheld
@@ -132,8 +132,7 @@ async def attempt_once(
     except BaseException:
         release(attempt, health)
         health.neither(place.id)
-        asked = backend.asked if isinstance(backend, Named) else None
-        tries.tried[number] = Tried(place, "cancelled", asked, kind)
+        tries.tried[number] = Tried(place, "cancelled", asked_by(backend), kind)
         raise
     finally:
         tries.busy.discard(place.id)

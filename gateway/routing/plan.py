@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.places import Action, Place
 from gateway.policy.permit import Permitted
@@ -13,6 +14,8 @@ from gateway.policy.routes import Hop, Otherwise, Route
 from gateway.routing.attempt import Attempt
 from gateway.routing.health import UNKNOWN, BackendState
 from gateway.routing.kind import Kind
+
+NONE: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Decision:
     attempts: tuple[Attempt, ...]
     skipped: tuple[Skipped, ...]
     first_kind: Kind = "first"
-    too_busy: frozenset[str] = frozenset()
+    too_busy: frozenset[str] = NONE
     hedge_after_s: float | None = None
     on_context_window: Otherwise = "refuse"
     on_content_filter: Otherwise = "refuse"
@@ -103,7 +106,7 @@ def plan(
         ),
         skipped=tuple(skipped),
         first_kind=first_kind,
-        too_busy=frozenset(hop.place for hop in spilled),
+        too_busy=frozenset([hop.place for hop in spilled]) if spilled else NONE,
         hedge_after_s=route.hedge_after_s,
         on_context_window=route.on_context_window,
         on_content_filter=route.on_content_filter,

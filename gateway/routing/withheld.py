@@ -92,5 +92,4 @@ class Begun:
         return self._seen.pop(0) if self._seen else await anext(self._batches)
 
     async def aclose(self) -> None:
-        self._seen.clear()
         await self._stream.aclose()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gateway.backends.base import Answer, AnswerStream, Backend, BackendFault, Reported
+from gateway.backends.base import Answer, AnswerStream, Backend, BackendFault, Reported, Upstream, asked_by
 from gateway.clock import Clock
 from gateway.openai import ChatRequest
 from gateway.places import Place
@@ -28,6 +28,10 @@ class TimedBackend:
     @property
     def place(self) -> Place:
         return self.inner.place
+
+    @property
+    def asked(self) -> Upstream | None:
+        return asked_by(self.inner)
 
     def unsupported(self, chat: ChatRequest) -> tuple[str, ...]:
         return self.inner.unsupported(chat)

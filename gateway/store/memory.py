@@ -16,7 +16,7 @@ from gateway.store.limits import Usage, caps_of
 
 WORKERS_MAX: Final = 1
 VALUES_BYTES_MAX = 64 * 1024 * 1024
-RECORDS_MAX = 400_000  # some 150 bytes each
+RECORDS_MAX = 400_000  # some 80 bytes each
 SWEEP_EVERY_MS = 60_000
 ANSWER, VALUE = "a:", "v:"  # before the keys of what `enter` finds, and of what `fetch` does
 

@@ -24,7 +24,7 @@ FIELD_NAMES = {
     "attempts", "place", "kind", "host", "region", "upstream_request_id", "emulated",
     "usage", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens",
     # commitments
-    "request_hmac", "answer_hmac", "end_user_hmac",
+    "request_hmac", "answer_hmac", "end_user_hmac", "detected", "redacted",
     # the process
     "version", "durability", "signing_key", "demo", "reason", "unfinished_count",
     "rules_count", "places_count", "tenants_count", "problems", "problems_count",
@@ -76,6 +76,7 @@ def test_the_end_of_a_request_says_where_it_was_tried_and_how_that_ended() -> No
                 "region": "eu-central-1",
                 "upstream_request_id": "5d0e3f1c",
                 "emulated": False,
+                "redacted": {},
             },
         ],
         "cache": "miss",
@@ -113,6 +114,7 @@ def test_a_refusal_of_an_unknown_caller_names_nobody() -> None:
         "rules": (),
         "receipt": None,
         "request_hmac": None,
+        "detected": (),
     }
 
 

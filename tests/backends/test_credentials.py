@@ -10,6 +10,8 @@ from botocore.exceptions import ClientError, CredentialRetrievalError
 
 from gateway.backends.base import Misconfigured
 from gateway.backends.credentials import FAILURE_KEPT_S, LOOK_AGAIN_S, AwsCredentials
+from gateway.building import aws_credentials
+from gateway.settings import Settings
 
 
 class Session:
@@ -66,3 +68,10 @@ async def test_keys_that_cannot_be_had_are_our_own_mistake(answer: Any, text: st
     assert len(session.threads) == 1
     now[0] += FAILURE_KEPT_S
     assert await credentials.current() == "recovered"
+
+
+@pytest.mark.parametrize("role", [False, True])
+def test_the_metadata_service_of_the_machine_is_asked_only_when_the_settings_say_so(role: bool) -> None:
+    credentials = aws_credentials(Settings.model_validate({"bedrock": "aws", "aws_instance_role": role}))
+    providers = credentials._session._session.get_component("credential_provider").providers
+    assert ("iam-role" in {provider.METHOD for provider in providers}) is role

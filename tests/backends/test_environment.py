@@ -24,6 +24,7 @@ NO_PROFILES: dict[str, Any] = {"profiles": {}, "services": {}}
         ("HTTP_PROXY", "http://user:evil@proxy"),
         ("https_proxy", "http://user:evil@proxy"),
         ("All_Proxy", "socks5://evil"),
+        ("SSL_VERIFY", "False"),
         ("AWS_USE_FIPS_ENDPOINT", "True"),
         ("AWS_USE_DUALSTACK_ENDPOINT", "true"),
     ],
@@ -40,7 +41,7 @@ def test_a_variable_that_could_redirect_is_named_with_what_to_do(name: str, valu
     [
         {},
         {"AWS_ENDPOINT_URL_S3": "http://minio", "AWS_ENDPOINT_URL_DYNAMODB": "http://local"},
-        {"HTTPS_PROXY": "", "AWS_ENDPOINT_URL": " "},
+        {"HTTPS_PROXY": "", "AWS_ENDPOINT_URL": " ", "SSL_VERIFY": "True"},
         {"AWS_USE_FIPS_ENDPOINT": "false", "NO_PROXY": "*", "AWS_REGION": "us-east-1", "AWS_PROFILE": "x"},
         {
             "AWS_ACCESS_KEY_ID": "AKIA",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -197,3 +198,30 @@ def test_litellm_is_told_to_keep_to_itself() -> None:
     litellm = load_litellm()
     assert (litellm.telemetry, litellm.drop_params, litellm.turn_off_message_logging) == (False, False, True)
     assert (litellm.success_callback, litellm.failure_callback, litellm.callbacks) == ([], [], [])
+
+
+@pytest.mark.parametrize("model", ["openai/m", "mistral/m", "anthropic/claude-3-haiku-20240307"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_redirect_is_never_followed_whatever_client_litellm_takes(model: str, streamed: bool) -> None:
+    there = place("litellm", "other", models={MODEL: model}, operator="other")
+    async with running(answering(200, completion({"content": "hi"}))) as elsewhere:
+        to = f"{elsewhere.url}/v1/chat/completions"
+        async with running(answering(307, b"", Location=to)) as upstream:
+            backend = LiteLLMBackend(there, api_key="key", api_base=f"{upstream.url}/v1")
+            with pytest.raises(Misconfigured, match="`other`: a redirect 307 is never followed"):
+                await (collected(backend) if streamed else backend.complete(attempt(there), chat("hi"), "r1"))
+    assert len(upstream.paths) == 1
+    assert elsewhere.paths == []
+
+
+async def test_a_provider_whose_client_goes_its_own_way_is_refused_before_it_connects() -> None:
+    there = place("litellm", "other", models={MODEL: "replicate/owner/model"}, operator="other")
+    backend = LiteLLMBackend(there, api_key="key", api_base="http://127.0.0.1:9/v1")
+    with pytest.raises(Misconfigured, match="`other`: `api.replicate.com` is no host of this place"):
+        await backend.complete(attempt(there), chat("hi"), "r1")
+
+
+def test_litellm_fetches_none_of_its_lists() -> None:
+    load_litellm()
+    for name in ("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "HF_HUB_OFFLINE"):
+        assert os.environ[name] == "True"

@@ -39,7 +39,8 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """What a reader who followed the document has exported."""
-        return commands_environment() | {"DOUANE_DEMO_KEY": self.key}
+        state = self.printed.parent / "state"
+        return commands_environment() | {"DOUANE_DEMO_KEY": self.key, "DOUANE_STATE_DIR": str(state)}
 
 
 def commands_environment() -> dict[str, str]:

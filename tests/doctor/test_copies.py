@@ -25,6 +25,12 @@ LOGS_IN_THE_EEA = b"""
   permit: [log]
   when: {place_in: EEA}
 """
+CONFIDENTIAL_STAYS_OUT = b"""
+- id: the-gateway-reads-nothing-confidential
+  basis: a test
+  forbid: [infer]
+  when: {sensitivity_at_least: confidential, place_in: gateway}
+"""
 CONFIDENTIAL = b"""  forbid: [log]
   when: {sensitivity_at_least: confidential}
 """
@@ -32,12 +38,16 @@ CONFIDENTIAL = b"""  forbid: [log]
 
 @functools.cache
 def bundle_of(rules: str) -> Bundle:
-    """`default`; `lenient`: logs are permitted in the EEA, too; `carefree`: confidential ones as well."""
+    """`default`; `lenient`: logs are permitted in the EEA, too; `carefree`: confidential ones as well;
+    `deaf`: as lenient, but nothing confidential comes in."""
     files = default_files()
     if rules != "default":
         files["residency/95-logs.yaml"] = LOGS_IN_THE_EEA
+        files.pop("residency/15-financial-data.yaml")  # it forbids more logs than this is about
         for name in [name for name in files if name.startswith("tests/") or name == "claims.yaml"]:
             del files[name]
+    if rules == "deaf":
+        files["residency/96-entrance.yaml"] = CONFIDENTIAL_STAYS_OUT
     if rules == "carefree":
         secrecy = files["residency/10-secrecy.yaml"]
         assert CONFIDENTIAL in secrecy
@@ -69,7 +79,7 @@ def brute(bundle: Bundle, answering: str, copy: Place) -> bool:
 
 @pytest.mark.parametrize("lies_in", ["eu-central-1", "eu-central-2", "us-east-1"])
 @pytest.mark.parametrize("answering", ["bedrock-frankfurt", "bedrock-virginia"])
-@pytest.mark.parametrize("rules", ["default", "lenient", "carefree"])
+@pytest.mark.parametrize("rules", ["default", "lenient", "carefree", "deaf"])
 def test_it_agrees_with_going_through_every_request(rules: str, answering: str, lies_in: str) -> None:
     bundle = bundle_of(rules)
     copy = copy_place(bundle, AWS[lies_in])
@@ -85,12 +95,13 @@ def test_a_copy_in_the_eea_is_permitted_where_the_rules_permit_logs_there() -> N
         copy = copy_place(bundle_of(rules), AWS[lies_in])
         assert copy is not None
         found = not_permitted(bundle_of(rules), "bedrock-frankfurt", copy, "gateway")
-        return found and found.rule
+        return None if found is None else found.rule
 
     assert refused("default", "eu-central-1") == "default-deny"
     assert refused("lenient", "us-east-1") == "default-deny"
     assert refused("lenient", "eu-central-1") == "confidential-content-is-not-logged"
     assert refused("carefree", "eu-central-1") is None
+    assert refused("deaf", "eu-central-1") is None  # what may not come in is not sent there either
     assert refused("carefree", "eu-central-2") == "default-deny"  # Zurich: CH, not in the EEA
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Callable
 from typing import Any
@@ -310,21 +311,45 @@ def test_a_policy_that_cannot_be_read_is_taken_for_wide() -> None:
     ],
 )
 def test_a_name_must_lead_to_the_private_endpoint(addresses: list[str], expected: str, seen: str) -> None:
-    (found,) = routes.private_name(HERE, "h", endpoint(), lambda host: addresses)
+    (found,) = routes.private_name(HERE, "h", (), endpoint(), lambda host: addresses)
 
     assert (status(found), found.seen) == (expected, seen)
 
 
 def test_a_name_is_not_looked_at_where_no_endpoint_names_it() -> None:
     for reply in (endpoint(PrivateDnsEnabled=False), Answered({}), DENIED):
-        assert list(routes.private_name(HERE, "h", reply, lambda host: ["3.120.0.1"])) == []
+        assert list(routes.private_name(HERE, "h", (), reply, lambda host: ["3.120.0.1"])) == []
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected", "seen"),
+    [
+        (["10.20.0.7"], "ok", "`h` is 10.20.0.7: in 10.20.0.0/16"),
+        (
+            ["10.20.0.7", "10.30.0.7"],
+            "fail",
+            "`h` is 10.30.0.7: outside 10.20.0.0/16, so the gateway refuses to connect",
+        ),
+        (["fd00::1"], "fail", "`h` is fd00::1: outside 10.20.0.0/16, so the gateway refuses to connect"),
+    ],
+)
+def test_where_a_place_declares_its_networks_the_name_must_lead_into_them(
+    addresses: list[str], expected: str, seen: str
+) -> None:
+    declared = [ipaddress.ip_network("10.20.0.0/16")]
+
+    # Also without an endpoint in this account: it may be shared from another.
+    for reply in (endpoint(), Answered({}), DENIED):
+        (found,) = routes.private_name(HERE, "h", declared, reply, lambda host: addresses)
+
+        assert (status(found), found.seen) == (expected, seen)
 
 
 def test_a_name_without_an_address_is_unknown() -> None:
     def fails(host: str) -> list[str]:
         raise OSError
 
-    (found,) = routes.private_name(HERE, "h", endpoint(), fails)
+    (found,) = routes.private_name(HERE, "h", (), endpoint(), fails)
 
     assert (status(found), found.seen) == ("unknown", "`h` has no address here")
 

@@ -11,6 +11,7 @@ import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
 
+from gateway.building import INSTANCE_METADATA_PROVIDER
 from gateway.doctor.account import examine_account
 from gateway.doctor.calls import Answered, RegionCalls, Unanswered, bare_session, open_session
 from gateway.doctor.endpoints import SERVICES, AwsEndpoints
@@ -210,6 +211,14 @@ def test_credentials_that_a_role_refuses_are_not_taken_for_a_missing_permission(
 
     assert isinstance(reply, Unanswered)
     assert reply.seen == "no credentials: `AssumeRole` was refused"
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_role_of_an_instance_is_asked_for_only_where_the_settings_say_so(asked: bool) -> None:
+    session = open_session(Settings(bedrock="aws", aws_instance_role=asked))
+    providers = session._session.get_component("credential_provider").providers
+
+    assert (INSTANCE_METADATA_PROVIDER in {one.METHOD for one in providers}) is asked
 
 
 def test_a_profile_that_does_not_exist_is_named() -> None:

@@ -30,7 +30,7 @@ from gateway.cli import serve
 
 ADDRESS = "203.0.113.9"
 NAME = "exfiltration.example"
-SHORT_S = 0.4
+SHORT_S = 3.0
 
 
 def in_thread(attempt: Callable[[], object]) -> Callable[[], Awaitable[None]]:

@@ -1,4 +1,4 @@
-"""The whole product where everything that is not on its list is a trap: nothing leaves, and the trap would see.
+"""The whole product where all that is not on its list is a trap: nothing leaves, and the trap would see.
 
 Each scenario runs once, in namespaces of its own (`inside.py`), and the tests read what it reports.
 """
@@ -19,7 +19,8 @@ from tests.egress.world import ELSEWHERE, HOUSE, HOUSE_PORT, NAMES, NAMESERVER, 
 from tests.needs import AS_ROOT_OR_USER, works
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.needs("network-namespace", "ip", "redis-server")
+# A scenario starts a dozen servers and several processes: on a machine that is busy that takes its time.
+pytestmark = [pytest.mark.needs("network-namespace", "ip", "redis-server"), pytest.mark.timeout(400)]
 
 
 def reported(folder: Path, scenario: str, *further: Path) -> dict[str, Any]:

@@ -212,7 +212,13 @@ def running_world(folder: Path) -> Iterator[World]:
     thread.start()
     asyncio.run_coroutine_threadsafe(start(), loop).result(60)
     (folder / "redis").mkdir()
-    redis = RedisServer(folder / "redis")
+    chain, key = certified(REDIS)
+    redis = RedisServer(
+        folder / "redis",
+        ("--tls-cert-file", str(chain), "--tls-key-file", str(key), "--tls-ca-cert-file", str(roots),
+         "--tls-auth-clients", "no"),
+        tls=True,
+    )  # fmt: skip
     redis.start()
     environ = {
         "AWS_CONFIG_FILE": str(folder / "aws-config"),
@@ -236,7 +242,7 @@ def settings_of(world: World, port: int, **further: Any) -> dict[str, Any]:
         "policies": str(world.bundle),
         "state_dir": str(world.folder / "state"),
         "bedrock": "aws",
-        "redis_url": f"redis://{REDIS}:{world.redis.port}/0",
+        "redis_url": f"rediss://{REDIS}:{world.redis.port}/0?ca_file={world.folder / 'roots.pem'}",
         "ca_file": str(world.folder / "roots.pem"),
         "policy_poll_s": 3600,
         "backends": {

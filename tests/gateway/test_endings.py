@@ -163,7 +163,7 @@ async def test_an_entry_that_cannot_be_opened_is_no_way_around_the_labels_of_the
     engine = script(context)
     await chat("hello").ask(context)
     values = context.store._values  # type: ignore[attr-defined]
-    for key in [key for key in values if key[1].startswith("answer/")]:
+    for key in [key for key in values if key[1].startswith("a:answer/")]:
         values[key] = replace(values[key], data=b"damaged")
     enter = context.store.enter
     entries = []

@@ -190,6 +190,8 @@ async def test_a_caller_who_hangs_up_is_told_of_to_both(
         assert {state.in_flight for state in context.health.states.values()} == {0}
         emulated = [one.get("emulated") for one in records(context)[-1].fields["attempts"]]
         assert emulated == [False, True]
+        most_tokens = len(client.body) // 3 + 1 + 4096  # no bound on the answer was given
+        assert used(context)[0] == 2 * most_tokens
 
 
 async def test_a_call_that_was_outrun_is_charged_at_the_most_that_it_should_use(

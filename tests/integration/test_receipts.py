@@ -85,7 +85,10 @@ def test_a_receipt_names_where_each_attempt_went(
     script.status, script.error = 429, {"message": "full", "code": "x"}
     regions.give(ALL, Fault(kind="error", code="ThrottlingException", times=2))
 
-    receipt = scripted_gateway.caller().ask("around the houses", labels="personal").receipt()
+    caller = scripted_gateway.caller()
+    asked = caller.ask("around the houses", labels="personal")
+    name = f"rcpt_{asked.headers['x-request-id'].removeprefix('req_')}"  # so many attempts fill a header
+    receipt = read_unverified(caller.get(f"/v1/receipts/{name}").json()["jws"]).receipt
 
     assert receipt.attempts[0].outcome == "saturated"
     assert {one.outcome for one in receipt.attempts[1:]} == {"throttled"}
@@ -93,6 +96,8 @@ def test_a_receipt_names_where_each_attempt_went(
         assert (one.kind, one.operator, one.place_source, one.emulated) == ("bedrock", "aws", "derived", True)
         assert "EEA" in one.zones
         assert one.upstream_request_id is not None
+    reasons = [one.reason for one in receipt.attempts]
+    assert reasons == ["first", "spill", "retry", *["fallback", "retry"] * (len(reasons) // 2 - 1)]
 
 
 def test_only_the_own_tenant_fetches_a_receipt(

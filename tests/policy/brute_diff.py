@@ -5,8 +5,9 @@ Shares with the comparison only `decide` and the way in which facts are collecte
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gateway.facts import Caller, Facts, above_ceiling, collect_facts
@@ -87,18 +88,20 @@ class Sending:
     model: str
 
 
-def sendings(two: Two) -> Iterator[Sending]:
-    """Every request of every caller that the later bundle has."""
+def sendings(two: Two, taints: Iterable[Labels]) -> Iterator[Sending]:
+    """Every request of every caller that the later bundle has, of conversations with these labels or none."""
     vocabulary = two.after.bundle.vocabulary
-    carried: list[Labels | None] = [None, *points(vocabulary)]
+    declared: list[Labels | None] = [None, *points(vocabulary)]
+    before: list[Labels | None] = [None, *taints]
     for (tenant, key), model in itertools.product(
         callers(two.after.bundle), sorted(two.after.bundle.routes.models)
     ):
-        for header, taint in itertools.product(carried, carried):
+        for header, taint in itertools.product(declared, before):
             for unreadable in (False, True):
                 yield Sending(tenant, key, header, taint, unreadable, model)
 
 
+@functools.lru_cache(maxsize=4)
 def callers(bundle: Bundle) -> dict[tuple[str, str], Caller]:
     own = {(tenant.id, ""): tenant.caller for tenant in bundle.tenants.values()}
     return own | {bundle.keys[sha256]: caller for sha256, caller in bundle.callers.items()}

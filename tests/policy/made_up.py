@@ -159,6 +159,20 @@ def claims(draw: st.DrawFn, bundle: Bundle, count: int = 3) -> tuple[Claim, ...]
     )
 
 
+ANYTHING = Rule(
+    id="anything",
+    effect=Effect.PERMIT,
+    actions=frozenset(Action),
+    facts=FactCondition(),
+    place=PlaceCondition(),
+    unless=PlaceCondition(),
+    basis=None,
+    description="",
+    file="made-up.yaml",
+    line=99,
+)
+
+
 @st.composite
 def pairs(draw: st.DrawFn, *, labels_in_permits: bool = False) -> tuple[Bundle, Bundle]:
     """Two bundles: unrelated ones, or one with some rules of the other; then words, places, tenants and what
@@ -170,6 +184,8 @@ def pairs(draw: st.DrawFn, *, labels_in_permits: bool = False) -> tuple[Bundle, 
         number = st.integers(0, len(other.rules))
         more = [replace(rule, id=f"more-{rule.id}") for rule in other.rules[: draw(number) // 2]]
         other = with_rules(replace(other, places=one.places), (*kept, *more))
+    if draw(st.integers(0, 3)):  # else most of what differs is denied in both
+        one, other = (with_rules(side, (*side.rules, ANYTHING)) for side in (one, other))
     return draw(varied(one)), draw(varied(other))
 
 
@@ -200,7 +216,9 @@ def varied(draw: st.DrawFn, bundle: Bundle) -> Bundle:
         places[moved] = replace(places[moved], country=country, zones=ZONES[country] | {country})
     if not draw(st.integers(0, 5)) and len(places) > 1:
         del places[draw(st.sampled_from(sorted(places)))]
-    tenants, callers, keys = {}, {}, {}
+    tenants: dict[str, Tenant] = {}
+    callers: dict[str, Caller] = {}
+    keys: dict[str, tuple[str, str]] = {}
     for tenant in bundle.tenants.values():
         if tenants and not draw(st.integers(0, 5)):
             continue

@@ -5,21 +5,27 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
 from click.testing import CliRunner
 
 from gateway.cli.policy import policy
+from gateway.policy.library import shipped
+from gateway.policy.lint import Kind
 from gateway.policy.permit import permit
 from gateway.policy.runner import run_case
 from gateway.policy.source.claims import OF_ALWAYS, OF_NEVER, ClaimEntry
+from gateway.policy.source.directory import ADOPTED
 from gateway.policy.source.residency import UnlessEntry, WhenEntry
 from tests.policy.bundles import compiled, default_files, edited, loaded_default, problems_of, write
 
-PAGE = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "policies.md").read_text()
+REVIEW = (DOCS / "policy-review.md").read_text()
 
 
-def rows(heading: str) -> list[list[str]]:
+def rows(heading: str, page: str = PAGE) -> list[list[str]]:
     """The cells of the first table after a heading."""
-    lines = PAGE.split(heading, 1)[1].splitlines()
+    lines = page.split(heading, 1)[1].splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("|"))
     table = []
     for line in lines[start + 2 :]:
@@ -29,8 +35,8 @@ def rows(heading: str) -> list[list[str]]:
     return table
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def test_the_table_of_the_default_bundle_has_each_rule_in_order() -> None:
@@ -120,4 +126,38 @@ def test_the_message_that_is_shown_is_the_one_that_is_printed() -> None:
 def test_every_file_of_a_bundle_is_in_the_table_of_files() -> None:
     named = {row[0].strip("`") for row in rows("## The files")}
 
-    assert named == {f"{name.split('/')[0]}/" if "/" in name else name for name in default_files()}
+    found = {f"{name.split('/')[0]}/" if "/" in name else name for name in default_files()}
+    assert named == found | {f"{ADOPTED}/"}
+
+
+def test_the_difference_that_is_shown_is_the_one_that_is_printed(tmp_path: Path) -> None:
+    old, new = "health]}\n  unless: {place_in: EEA}", "health]}\n  unless: {place_in: [EEA, GB]}"
+    files = edited("residency/20-personal-data.yaml", old, new)
+    lowered = edited("tenants.yaml", "      default: [internal]\n", "      default: [public]\n")
+    before = write(default_files(), tmp_path / "before")
+    shown = blocks("text", REVIEW)[:2]
+
+    printed = [
+        CliRunner().invoke(policy, ["diff", str(before), str(write(after, tmp_path / name))]).output
+        for name, after in (("to-london", files), ("lowered", lowered))
+    ]
+
+    assert [block for block, output in zip(shown, printed, strict=True) if block not in output] == []
+
+
+def test_the_table_of_findings_has_every_kind_and_the_table_of_packs_every_pack() -> None:
+    assert [row[0].strip("`") for row in rows("## What does nothing", REVIEW)] == [
+        kind.value for kind in Kind
+    ]
+    packs = {row[0].strip("`") for row in rows("## Packs: rules that others have written", REVIEW)}
+    assert packs == set(shipped())
+
+
+def test_the_workflow_that_is_shown_is_yaml_and_asks_the_commands_that_there_are() -> None:
+    (text,) = blocks("yaml", REVIEW)
+    workflow = yaml.safe_load(text)
+
+    scripts = [step["run"] for step in workflow["jobs"]["review"]["steps"] if "run" in step]
+    asked = {match for script in scripts for match in re.findall(r"douane policy (\w+)", script)}
+    assert asked == {"check", "lint", "diff"} <= set(policy.commands)
+    assert all("${{" not in script for script in scripts if "gh pr comment" not in script)

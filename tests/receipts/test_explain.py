@@ -113,7 +113,7 @@ def paths(value: Any, prefix: str = "") -> Iterator[str]:
     for name, item in value.items():
         inner = item[0] if isinstance(item, list | tuple) and item and isinstance(item[0], dict) else item
         path = f"{prefix}{name}{'[]' if inner is not item else ''}"
-        if isinstance(inner, dict):
+        if isinstance(inner, dict) and name != "redacted":  # its keys are kinds, not claims
             yield from paths(inner, f"{path}.")
         else:
             yield path

@@ -79,6 +79,7 @@ def test_the_claims_are_all_there() -> None:
                 "emulated": False,
                 "outcome": "saturated",
                 "reason": "first",
+                "redacted": {},
             },
             {
                 "place": "bedrock-frankfurt",
@@ -93,6 +94,7 @@ def test_the_claims_are_all_there() -> None:
                 "emulated": False,
                 "outcome": "answered",
                 "reason": "spill",
+                "redacted": {},
             },
         ],
         "cache": {"status": "miss", "place": "store-redis", "origin": None},

@@ -50,13 +50,21 @@ def now() -> ManualNow:
 @pytest.fixture(params=["memory", REDIS])
 async def store(request: pytest.FixtureRequest, now: ManualNow, tmp_path: Path) -> AsyncIterator[TestedStore]:
     """Each implementation in turn, new to this machine."""
-    opened: TestedStore
-    if request.param == "memory":
-        opened = await MemoryStore.open(state_dir=tmp_path / "state", now_ms=now)
-    else:
-        server = request.getfixturevalue("redis_server")
-        opened = await RedisStore.open(
-            server.url, state_dir=tmp_path / "state", now_ms=now, timeout_s=PATIENT_S
-        )
+    opened = await open_store(request, now, tmp_path / "state")
     yield opened
     await opened.aclose()
+
+
+@pytest.fixture(params=["memory", REDIS])
+async def doubting_store(request: pytest.FixtureRequest, now: ManualNow) -> AsyncIterator[TestedStore]:
+    """Each in turn, without a memory of this machine's: labels may have been lost before."""
+    opened = await open_store(request, now, None)
+    yield opened
+    await opened.aclose()
+
+
+async def open_store(request: pytest.FixtureRequest, now: ManualNow, state_dir: Path | None) -> TestedStore:
+    if request.param == "memory":
+        return await MemoryStore.open(state_dir=state_dir, now_ms=now)
+    server = request.getfixturevalue("redis_server")
+    return await RedisStore.open(server.url, state_dir=state_dir, now_ms=now, timeout_s=PATIENT_S)

@@ -19,6 +19,7 @@ from tests.store.requests import (
     TestedStore,
     entry,
     leaving,
+    mark,
     saying,
 )
 
@@ -141,6 +142,40 @@ async def test_labels_do_not_fade_with_time(store: TestedStore, now: ManualNow) 
 
 async def test_a_past_that_nobody_recorded_is_no_past_in_the_first_epoch(store: TestedStore) -> None:
     assert await store.enter(entry(saying("p", after=("few", "shots")), PUBLIC)) == ACCEPTED
+
+
+async def test_where_labels_may_have_been_lost_all_that_was_said_before_must_be_on_record(
+    doubting_store: TestedStore,
+) -> None:
+    enter = doubting_store.enter
+    readable, unreadable = (
+        Entered(PERSONAL, False, True, None, None),
+        Entered(PERSONAL, True, False, None, None),
+    )
+    assert await enter(entry(FIRST_TURN, PERSONAL)) == ACCEPTED
+    assert await enter(entry(SECOND_TURN, PERSONAL)) == readable
+    for before in (("m1", "lost"), ("lost", "m1"), ("m1", "m2", "lost")):
+        assert await enter(entry(saying("m9", after=before), PERSONAL)) == unreadable
+    assert (await enter(entry(saying("lost"), PUBLIC))) == ACCEPTED  # a lone message may be new
+    assert await enter(entry(saying("m9", after=("m1", "lost")), PERSONAL)) == readable
+
+
+async def test_where_labels_may_have_been_lost_a_session_vouches_once_it_was_judged_at_the_highest(
+    doubting_store: TestedStore,
+) -> None:
+    turn = saying("new", after=("session",))
+    assert await doubting_store.enter(entry(turn, PUBLIC)) == Entered(NOTHING, True, False, None, None)
+    assert (await doubting_store.enter(entry(turn, CEILING, at_ceiling=True))).accepted
+    rewritten = Conversation((mark("session"), mark("another"), mark("history")), vouchers=1)
+    assert await doubting_store.enter(entry(rewritten, PUBLIC)) == Entered(CEILING, False, False, None, None)
+
+
+async def test_an_answer_that_was_delivered_vouches_for_itself(doubting_store: TestedStore) -> None:
+    first = entry(FIRST_TURN, PERSONAL)
+    await doubting_store.enter(first)
+    await doubting_store.leave(leaving(first, answer="a1", cached=Put("k", b"v", 60)))
+    second = saying("m2", after=("m1", "a1"))
+    assert await doubting_store.enter(entry(second, PERSONAL)) == Entered(PERSONAL, False, True, None, None)
 
 
 async def test_an_overrun_still_records_the_labels(store: TestedStore) -> None:

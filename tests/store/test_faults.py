@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -218,6 +219,21 @@ async def test_after_a_failover_records_of_before_no_longer_answer(
     await store.enter(entry(FIRST_TURN, PUBLIC))
     client(own_redis).hset("douane:{acme}:labels", "run", "f" * 40)  # as recorded under another server
     assert await store.enter(entry(SECOND_TURN)) == Entered(PUBLIC, True, False, None, None)
+
+
+async def test_marks_of_an_earlier_version_count_as_lost(store: RedisStore, own_redis: RedisServer) -> None:
+    """A first epoch, on the same server, that never lost a thing; but its marks were of something else."""
+    run, labels = client(own_redis).info("server")["run_id"], "douane:{acme}:labels"
+    old: Any = {"epoch": "g1", "run": run, "0" * 32: "1 public,secret"}
+    client(own_redis).hset(labels, mapping=old)
+    assert await store.enter(entry(SECOND_TURN)) == UNREADABLE
+    assert set(client(own_redis).hkeys(labels)) == {b"epoch", b"run", b"format"}
+    assert await store.enter(entry(FIRST_TURN, PERSONAL)) == ACCEPTED
+    assert await store.enter(entry(SECOND_TURN, PERSONAL)) == Entered(PERSONAL, False, True, None, None)
+    client(own_redis).delete(labels)
+    client(own_redis).hset(labels, mapping=old)
+    await store.accept_epoch("acme")
+    assert await store.enter(entry(SECOND_TURN)) == ACCEPTED
 
 
 async def test_an_operator_accepts_what_was_lost(store: RedisStore, own_redis: RedisServer) -> None:

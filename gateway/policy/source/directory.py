@@ -12,7 +12,7 @@ from typing import Final
 from gateway.policy.problems import PolicyInvalid, Problem, did_you_mean
 
 REQUIRED: Final = ("bundle.yaml", "zones.yaml", "places.yaml", "tenants.yaml", "routes.yaml")
-OPTIONAL: Final = ("claims.yaml",)
+OPTIONAL: Final = ("claims.yaml", "detectors.yaml")
 FOLDERS: Final = ("residency", "tests")
 ADOPTED: Final = "adopted"  # packs that are in force, a folder each
 PACK_FILES: Final = ("pack.yaml", "claims.yaml")

@@ -23,12 +23,30 @@ class VocabularyEntry(Entry):
     purposes: Annotated[list[Word], Field(min_length=1, max_length=64)]
 
 
+class TaintEntry(Entry):
+    """Which messages bring the labels along that they have once carried. Left out, every one does."""
+
+    messages_of_at_least_bytes: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=4096,
+            description="shorter messages carry no labels from one conversation to another: a relaxation",
+        ),
+    ]
+
+
 class BundleFile(Entry):
     """`bundle.yaml`"""
 
     api_version: Annotated[Literal["douane/v1"], Field(alias="apiVersion")]
     serial: Annotated[int, Field(ge=1, description="grows with every release of the bundle")]
     vocabulary: VocabularyEntry
+    taint: TaintEntry | None = None
+
+    @property
+    def marked_from_bytes(self) -> int:
+        return self.taint.messages_of_at_least_bytes if self.taint is not None else 0
 
 
 def build_vocabulary(document: Document, file: BundleFile) -> tuple[Vocabulary, list[Problem]]:

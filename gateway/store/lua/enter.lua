@@ -8,10 +8,12 @@ local epoch = present_epoch(KEYS[1], ARGV[2], ARGV[3], ARGV[4], false)
 local marks, vouchers = split_marks(ARGV[7]), tonumber(ARGV[8])
 local records = read_records(KEYS[1], marks)
 
--- Most marks of a conversation have one record, which is read once.
-local taint, present, vouched = {}, {}, true
+-- Most marks of a conversation have one record, which is read once, and is what would be written.
+local plain = record_of(epoch, ARGV[6])
+local taint, present, vouched, unchanged = {}, {}, true, true
 for i = 1, #marks do
   local record = records[i]
+  if record ~= plain then unchanged = false end
   if record and present[record] == nil then
     local recorded_in, labels = parse_record(record)
     present[record] = recorded_in == string.sub(epoch, 2)
@@ -31,7 +33,7 @@ if not readable and ARGV[5] ~= '1' then return {3, epoch, joined} end
 local status = readable and 1 or 2
 
 -- What is on record for these marks is among the labels known: nothing has to be joined.
-write_records(KEYS[1], marks, records, function() return record_of(epoch, ARGV[6]) end)
+if not unchanged then write_records(KEYS[1], marks, records, function() return plain end) end
 
 local cached = KEYS[3] and redis.call('GET', KEYS[3])
 local caps = {requests = tonumber(ARGV[12]), tokens = tonumber(ARGV[13]), usd = tonumber(ARGV[14]),

@@ -108,6 +108,12 @@ async def all_that_can_run() -> None:
         await asyncio.sleep(0)
 
 
+def come_of(going: asyncio.Task[Reached]) -> Reached:
+    """What has come of a request that must be over by now; raises what it raised."""
+    assert going.done(), "it is still going on"
+    return going.result()
+
+
 @dataclass
 class Run:
     """One request over three permitted places; `withdrawn` are those that today's bundle does not permit."""

@@ -11,7 +11,17 @@ from gateway import errors
 from gateway.backends import base
 from gateway.backends.base import Chunk, Refused
 from gateway.backends.converse_answer import StreamTranslator
-from tests.gateway.routing.scripted import NAMES, UPSTREAM, USAGE, WORD, Batch, Run, all_that_can_run, answer
+from tests.gateway.routing.scripted import (
+    NAMES,
+    UPSTREAM,
+    USAGE,
+    WORD,
+    Batch,
+    Run,
+    all_that_can_run,
+    answer,
+    come_of,
+)
 
 ENGINE, FRANKFURT, MILAN = NAMES
 ROLE = Chunk(b'{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}')
@@ -231,7 +241,7 @@ async def test_a_withheld_answer_waits_for_the_hedge_beside_it() -> None:
         await run.after(2.0)
     await all_that_can_run()
 
-    assert (await going).attempt.place.id == FRANKFURT
+    assert come_of(going).attempt.place.id == FRANKFURT
     assert run.story() == [(ENGINE, "first", "withheld"), (FRANKFURT, "hedge", "answered")]
 
 

@@ -15,7 +15,7 @@ from gateway.backends.base import BackendFault
 from gateway.routing import attempts
 from gateway.routing.health import FAILURES_TO_OPEN, BackendState
 from gateway.routing.hedge import AT_ONCE
-from tests.gateway.routing.scripted import ASKED, NAMES, UPSTREAM, USAGE, Run, all_that_can_run
+from tests.gateway.routing.scripted import ASKED, NAMES, UPSTREAM, USAGE, Run, all_that_can_run, come_of
 
 ENGINE, FRANKFURT, MILAN = NAMES
 AFTER_S = 2.0
@@ -40,7 +40,7 @@ async def test_where_the_first_place_is_slow_the_next_one_answers_and_the_first_
     assert run.running == [ENGINE, FRANKFURT]
     await run.after(1.0)
 
-    reached = await going
+    reached = come_of(going)
     assert (reached.attempt.place.id, reached.kind) == (FRANKFURT, "hedge")
     assert run.story() == [(ENGINE, "first", "outrun"), (FRANKFURT, "hedge", "answered")]
     assert run.tried[0].upstream == ASKED
@@ -57,7 +57,7 @@ async def test_no_hedge_begins_before_its_time() -> None:
     await run.after(AFTER_S - 0.001)
     assert run.running == [ENGINE]
     await run.after(0.001)
-    assert (await going).attempt.place.id == FRANKFURT
+    assert come_of(going).attempt.place.id == FRANKFURT
 
 
 async def test_a_place_that_answers_in_time_is_the_only_one_asked() -> None:
@@ -65,7 +65,7 @@ async def test_a_place_that_answers_in_time_is_the_only_one_asked() -> None:
     going = await run.begin()
     await run.after(AFTER_S - 0.001)
 
-    assert (await going).attempt.place.id == ENGINE
+    assert come_of(going).attempt.place.id == ENGINE
     assert run.story() == [(ENGINE, "first", "answered")]
     assert run.clock.sleepers == []
 
@@ -76,7 +76,7 @@ async def test_the_first_place_may_still_be_the_faster_one() -> None:
     await run.after(AFTER_S)
     await run.after(1.0)
 
-    assert (await going).attempt.place.id == ENGINE
+    assert come_of(going).attempt.place.id == ENGINE
     assert run.story() == [(ENGINE, "first", "answered"), (FRANKFURT, "hedge", "outrun")]
     assert run[FRANKFURT].cancelled == 1
 
@@ -90,7 +90,7 @@ async def test_of_two_answers_in_one_moment_the_other_is_closed_and_what_it_used
     await run.after(AFTER_S)
     await run.after(1.0)
 
-    assert (await going).attempt.place.id == ENGINE
+    assert come_of(going).attempt.place.id == ENGINE
     assert run.story() == [(ENGINE, "first", "answered"), (FRANKFURT, "hedge", "outrun")]
     assert run.tried[1].upstream == UPSTREAM
     assert run.tried[1].usage == (None if stream else USAGE)
@@ -106,7 +106,7 @@ async def test_a_hedge_whose_place_was_withdrawn_since_the_plan_is_not_made_and_
     run.withdrawn.add(FRANKFURT)
     await run.after(AFTER_S)
 
-    assert (await going).attempt.place.id == MILAN
+    assert come_of(going).attempt.place.id == MILAN
     assert run[FRANKFURT].calls == 0
     assert run.story() == [
         (ENGINE, "first", "outrun"),
@@ -126,7 +126,7 @@ async def test_a_place_whose_breaker_opened_since_is_no_hedge_but_stays_in_the_p
     assert run.running == [ENGINE]
     await run.after(AFTER_S)
 
-    assert (await going).attempt.place.id == FRANKFURT
+    assert come_of(going).attempt.place.id == FRANKFURT
     assert run.story() == [(ENGINE, "first", "timed_out"), (FRANKFURT, "fallback", "answered")]
 
 
@@ -136,7 +136,7 @@ async def test_a_place_that_was_put_last_for_having_too_much_to_do_is_no_hedge()
     going = await run.begin()
     await run.after(AFTER_S)
 
-    assert (await going).attempt.place.id == MILAN
+    assert come_of(going).attempt.place.id == MILAN
     assert run[FRANKFURT].calls == 0
 
 
@@ -147,7 +147,7 @@ async def test_a_place_is_no_hedge_for_itself() -> None:
     await run.after(AFTER_S)
     assert run[ENGINE].calls == 1
     await run.after(2 * AFTER_S)
-    await going
+    come_of(going)
 
 
 async def test_there_is_one_hedge_at_a_time() -> None:
@@ -169,7 +169,7 @@ async def test_a_hedge_that_fails_leaves_room_for_another_after_the_same_time() 
     assert run.running == [ENGINE]
     await run.after(AFTER_S)
 
-    assert (await going).attempt.place.id == MILAN
+    assert come_of(going).attempt.place.id == MILAN
     assert run.story() == [
         (ENGINE, "first", "outrun"),
         (FRANKFURT, "hedge", "unreachable"),
@@ -187,7 +187,7 @@ async def test_where_the_first_place_fails_the_hedge_goes_on_and_then_the_plan()
     assert run.running == [FRANKFURT]
     await run.after(1.0)
 
-    assert (await going).attempt.place.id == MILAN
+    assert come_of(going).attempt.place.id == MILAN
     assert run.story() == [
         (ENGINE, "first", "timed_out"),
         (FRANKFURT, "hedge", "saturated"),
@@ -203,7 +203,7 @@ async def test_a_fault_that_is_the_last_word_ends_the_other_call_too() -> None:
     await run.after(AFTER_S)
 
     with pytest.raises(errors.UpstreamRefused):
-        await going
+        come_of(going)
     assert run.story() == [(ENGINE, "first", "outrun"), (FRANKFURT, "hedge", "refused")]
     assert run[ENGINE].cancelled == 1
     assert run.in_flight == {}
@@ -259,7 +259,7 @@ async def test_a_bug_at_one_place_is_no_reason_to_leave_the_other_running() -> N
     await run.after(AFTER_S)
 
     with pytest.raises(ExceptionGroup):
-        await going
+        come_of(going)
     assert run.running == []
     assert run.in_flight == {}
 

@@ -176,3 +176,54 @@ def test_a_conversation_stays_where_it_is() -> None:
 
     assert len({by_weight(tier, "one conversation") for _ in range(50)}) == 1
     assert {by_weight(tier, f"conversation {n}")[0].place for n in range(50)} == {"a", "b", "c"}
+
+
+FULL = BackendState(queued=100)
+
+
+@pytest.mark.parametrize(
+    ("states", "kind", "too_busy"),
+    [
+        ({}, "first", set()),
+        ({"local-engine": FULL}, "spill", {"local-engine"}),
+        ({"local-engine": OPEN}, "first", set()),
+        ({**dict.fromkeys(BACKENDS, OPEN), "local-engine": FULL}, "first", {"local-engine"}),
+    ],
+)
+def test_it_is_said_that_the_first_try_spills_over_and_from_where(
+    states: dict[str, BackendState], kind: str, too_busy: set[str]
+) -> None:
+    decision = planned(PUBLIC, states=states)
+
+    assert decision.first_kind == kind
+    assert decision.too_busy == too_busy
+
+
+def test_a_place_that_the_route_puts_later_makes_no_spill_of_the_first_try() -> None:
+    """Only the second tier of three is full."""
+    tiers = ((Hop("bedrock-frankfurt"),), (Hop("local-engine", 100, 4),), (Hop("bedrock-milan"),))
+    route = replace(BUNDLE.routes.for_model(PUBLIC.model, PUBLIC.zone), tiers=tiers)
+
+    decision = planned(PUBLIC, states={"local-engine": FULL}, route=route)
+    assert decision.first_kind == "first"
+    assert decision.too_busy == {"local-engine"}
+
+
+def test_what_the_route_says_of_hedges_and_fallbacks_goes_into_the_plan() -> None:
+    tiers = ((Hop("local-engine", context_tokens=8192),), (Hop("bedrock-frankfurt"),))
+    route = BUNDLE.routes.for_model(PUBLIC.model, PUBLIC.zone)
+    silent = planned(PUBLIC, route=route)
+    said = planned(
+        PUBLIC,
+        route=replace(
+            route, tiers=tiers, hedge_after_s=1.5, on_context_window="next", on_content_filter="next"
+        ),
+    )
+
+    assert (silent.hedge_after_s, silent.on_context_window, silent.on_content_filter) == (
+        None,
+        "refuse",
+        "refuse",
+    )
+    assert (said.hedge_after_s, said.on_context_window, said.on_content_filter) == (1.5, "next", "next")
+    assert [attempt.context_tokens for attempt in said.attempts] == [8192, None]
