@@ -341,11 +341,15 @@ class Play:
             messages, mark = self.sent[step.again]
         self.sent[number] = (messages, mark)
         # A message that is sent anew carries what it has carried, whatever stands around it. After a loss
-        # that holds of the history alone: nobody can know a first message again.
-        history = set(marks_of(messages[:-1]))
-        known = [self.carried[one] for one in {*history, mark} if one in self.carried
-                 and (one in history or self.carried[one][0] == self.losses)]  # fmt: skip
-        carried = frozenset().union(*(labels for _, labels in known))
+        # that holds only of what was said before this turn: what came after the last answer may be new.
+        said_before = set(marks_of(before_this_turn(messages)))
+        known = [
+            labels
+            for one in {*marks_of(messages)} & self.carried.keys()
+            for losses, labels in [self.carried[one]]
+            if one in said_before or losses == self.losses
+        ]
+        carried = frozenset().union(*known)
         if step.session:
             carried |= talk.carried
         self.owners.setdefault(mark, step.tenant)
@@ -433,6 +437,12 @@ def waves(steps: tuple[Step, ...]) -> list[list[int]]:
         else:
             found.append([number])
     return found
+
+
+def before_this_turn(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All up to the last answer; where there is none, all but the last message."""
+    answers = [number for number, one in enumerate(messages) if one["role"] == "assistant"]
+    return messages[: answers[-1] + 1] if answers else messages[:-1]
 
 
 def marks_of(messages: list[dict[str, Any]]) -> list[str]:
