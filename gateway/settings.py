@@ -135,9 +135,7 @@ class Settings(BaseModel):
     redis_url: SecretStr | None = Field(
         default=None, description="Redis; without it the store is this process."
     )
-    redis_place: str | None = Field(
-        default="store-redis", description="Place id of that Redis; `null`: nothing is cached in it."
-    )
+    redis_place: str = Field(default="store-redis", description="Place id of that Redis, of kind `redis`.")
     memory_place: str | None = Field(default="store-memory", description="Place id of the in-process store.")
     replicas: int = Field(
         default=1, ge=1, description="Gateways that share the store; bounds the local share."

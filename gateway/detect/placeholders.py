@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -57,11 +57,16 @@ def letters(count: int) -> Iterator[tuple[str, ...]]:
 
 
 def redact_text(text: str, found: list[Found], placeholders: Placeholders) -> str:
-    """The text with a placeholder for each of the spans; of spans that overlap, the first and longest."""
+    """The text with a placeholder for each of the spans; one for spans that overlap, of the kind of the first
+    and longest."""
+    spans: list[Found] = []
+    for one in sorted(found, key=lambda one: (one.start, -one.end, one.kind)):
+        if spans and one.start < spans[-1].end:  # no end of it is shown, either
+            spans[-1] = replace(spans[-1], end=max(one.end, spans[-1].end))
+        else:
+            spans.append(one)
     pieces, at = [], 0
-    for one in sorted(found, key=lambda one: (one.start, -one.end)):
-        if one.start < at:
-            continue
+    for one in spans:
         pieces += [text[at : one.start], placeholders.put(one.kind, text[one.start : one.end])]
         at = one.end
     return "".join([*pieces, text[at:]])

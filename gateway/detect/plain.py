@@ -13,6 +13,11 @@ from dataclasses import dataclass
 
 NO_BREAK_SPACE, SOFT_HYPHEN = b"\xa0", b"\xad"
 INVISIBLE = "\x00"  # stands for a character that is then taken out
+# What is drawn as nothing without being of the category for that: joiners, variation selectors, Hangul fillers.
+DRAWN_AS_NOTHING = frozenset(
+    (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10), 0xFFA0,
+     *range(0xE0100, 0xE01F0))
+)  # fmt: skip
 LETTER = "\xff"  # any cased letter beyond Latin-1, and any accent that is written as a character of its own
 
 
@@ -94,7 +99,9 @@ def level(character: str) -> str:
         return character if code else " "
     if category == "Nd":
         return str(unicodedata.decimal(character))
-    if category == "Cf":  # direction marks, joiners, the soft hyphen, the byte order mark
+    if (
+        category == "Cf" or code in DRAWN_AS_NOTHING
+    ):  # direction marks, joiners, the soft hyphen, the byte order mark
         return INVISIBLE
     if category in ("Zs", "Zl", "Zp"):
         return " "

@@ -69,7 +69,8 @@ class Scanner:
 
     def _find(self, data: bytes, region: str, budget: Budget) -> Iterator[Found]:
         assert self._anchors is not None
-        at, unclosed = 0, list[int]()
+        # What is in a key's block or behind `password=` may be more than that: both are read on inside.
+        at, unclosed, block_end = 0, list[int](), 0
         while (match := self._anchors.search(data, at)) is not None:
             start, end = match.span()
             first = data[start]
@@ -87,14 +88,16 @@ class Scanner:
                     yield found
                 at = end if found is None else max(end, found.end)
             elif first == PEM_FIRST:
-                found = secrets.find_pem(data, start, end, unclosed)
-                yield found
-                at = found.end
+                if start >= block_end:  # a block is looked for the end of once
+                    found = secrets.find_pem(data, start, end, unclosed)
+                    yield found
+                    block_end = found.end
+                at = end
             else:
                 found, read_to = self._find_word(data, start, budget)
                 if found is not None:
                     yield found
-                    read_to = found.end
+                    read_to = found.start if found.kind == "password" else found.end
                 at = max(read_to, start + 1)
 
     def _find_word(self, data: bytes, start: int, budget: Budget) -> tuple[Found | None, int]:

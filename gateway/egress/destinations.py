@@ -133,7 +133,7 @@ def started_engine(settings: Settings) -> Iterator[Destination]:
 def store(settings: Settings, places: Mapping[str, Place]) -> Iterator[Destination]:
     if settings.redis_url is not None:
         address = parse_url(settings.redis_url.get_secret_value())
-        place = places.get(settings.redis_place or "")
+        place = places.get(settings.redis_place)
         yield Destination(
             canonical(address.host), address.port, place.id if place else None, "store, `redis_url`",
             place.private_range if place else (),

@@ -23,6 +23,7 @@ KINDS: Final[Mapping[str, str]] = {
     "log_place": "log",
     "content_log_place": "log",
     "trace_place": "trace",
+    "redis_place": "redis",  # it is told of every request: counts, and names of labels
 }
 
 
@@ -55,6 +56,8 @@ def wrong_places(settings: Settings, places: Mapping[str, Place]) -> list[Proble
     sink."""
     problems = []
     for name, kind in KINDS.items():
+        if name == "redis_place" and settings.redis_url is None:
+            continue
         place = getattr(settings, name)
         if place is not None and place not in places:
             message = f"the setting `{name}` names the place `{place}`, which is not there"

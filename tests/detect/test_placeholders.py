@@ -92,6 +92,15 @@ def test_the_same_thing_has_the_same_placeholder_and_the_longest_of_two_that_ove
     assert placeholders.counts == {"email": 2, "us-ssn": 1, "phone": 1}
 
 
+def test_of_things_that_overlap_nothing_is_shown() -> None:
+    text = "KD 4111 1111 1111 1111."
+    placeholders = Placeholders("")
+    redacted = redact_text(text, [Found(3, 22, "card"), Found(0, 7, "customer-number")], placeholders)
+
+    assert redacted == "<CUSTOMER_NUMBER_1>."
+    assert placeholders.things == {"<CUSTOMER_NUMBER_1>": "KD 4111 1111 1111 1111"}
+
+
 def test_a_placeholder_is_never_a_part_of_the_request() -> None:
     taken = "".join(f"<EMAIL_{letter}" for letter in ("", *"ABCDEFGHJKLMNPQRSTUVWXYZ"))
 

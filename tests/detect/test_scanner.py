@@ -26,6 +26,7 @@ def found(text: str, region: str = "DE") -> list[tuple[str, str]]:
         ("card 4111\u20111111\u20111111\u20111111.", "4111\u20111111\u20111111\u20111111"),
         ("card 4111\u00a01111\u202f1111\u20091111!", "4111\u00a01111\u202f1111\u20091111"),
         ("\u2066card 41\u200b11 1111\u200f 1111 1111\u2069", "41\u200b11 1111\u200f 1111 1111"),
+        ("card 4111\u034f1111\ufe0f1111\u31641111.", "4111\u034f1111\ufe0f1111\u31641111"),
         ("sie zahlte mit 4111111111111111, während", "4111111111111111"),
         ("卡号4111111111111111。", "4111111111111111"),
         ('{"n":"x\\n4111111111111111"}', "4111111111111111"),
@@ -78,6 +79,31 @@ def test_a_private_key_is_found_to_its_end_and_one_without_an_end_to_the_end_of_
     assert found(f"a {key} b") == [("private-key", key)]
     unclosed = "-----BEGIN PRIVATE KEY-----\nAAAA"
     assert found(unclosed) == [("private-key", unclosed)]
+
+
+@pytest.mark.parametrize(
+    ("text", "both"),
+    [
+        (
+            "token=alice99@example.com",
+            [("password", "alice99@example.com"), ("email", "alice99@example.com")],
+        ),
+        (
+            "password: DE89370400440532013000",
+            [("password", "DE89370400440532013000"), ("iban", "DE89370400440532013000")],
+        ),
+        (
+            "-----BEGIN PRIVATE KEY----- of bob@example.com -----END PRIVATE KEY-----, DE89370400440532013000",
+            [
+                ("private-key", "-----BEGIN PRIVATE KEY----- of bob@example.com -----END PRIVATE KEY-----"),
+                ("email", "bob@example.com"),
+                ("iban", "DE89370400440532013000"),
+            ],
+        ),
+    ],
+)
+def test_a_secret_hides_nothing_that_stands_within_it(text: str, both: list[tuple[str, str]]) -> None:
+    assert found(text) == both
 
 
 def test_a_scanner_looks_for_the_kinds_that_it_is_given_alone() -> None:

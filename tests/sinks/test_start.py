@@ -27,6 +27,7 @@ TRACES = {"trace_url": "http://127.0.0.1:9/v1/traces"}
         ({**TRACES, "trace_place": "PLACE"}, "trace_place", "trace"),
         ({"log_place": "PLACE"}, "log_place", "log"),
         ({"audit_place": "PLACE"}, "audit_place", "audit"),
+        ({"redis_url": "redis://127.0.0.1:9", "redis_place": "PLACE"}, "redis_place", "redis"),
     ],
 )
 async def test_a_place_that_is_missing_or_no_such_sink_stops_the_start(
