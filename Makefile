@@ -32,12 +32,13 @@ demo: venv-run ## a short tour: spill-over, residency, refusal, cache, receipts
 	@exec $(BIN)/douane demo
 
 test: venv-dev ## the tests, on two processes (PYTEST_ARGS="-k word" narrows)
-	@exec $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadscope -m "not proof" $(PYTEST_ARGS)
 
 PROVE_SEED ?= prove
-prove: venv-dev ## the search for anything that leaves the permitted set, and differences beside brute force, for longer
+PROOFS := tests/residency tests/egress tests/policy/test_diff.py
+prove: venv-dev ## the long proofs: nothing leaves the permitted set, each check taken away in turn, a network of traps
 	RESIDENCY_CASES=24000 RESIDENCY_SEED=$(PROVE_SEED) POLICY_PAIRS=200 \
-		$(BIN)/python -m pytest -n 2 --dist loadscope tests/residency tests/policy/test_diff.py
+		$(BIN)/python -m pytest -n 2 --dist loadscope -m "proof or larger" $(PROOFS)
 
 check: venv-dev ## linter, formatter, types, and the rules of the tree
 	$(BIN)/ruff check .

@@ -47,5 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Runs in the main process and in each worker, before anything is collected."""
     clean_environment()
     sys.addaudithook(refuse_other_machines)
+    config.addinivalue_line("markers", "proof: takes long; `make prove` runs it, `make test` does not")
+    config.addinivalue_line("markers", "larger: `make prove` runs it once more, over more cases")
     config.addinivalue_line("markers", "needs(*tools): programs that the test starts (tests/needs.py)")
     config.pluginmanager.register(NotRun(in_ci()), "not-run")

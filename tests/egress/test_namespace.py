@@ -20,7 +20,11 @@ from tests.needs import AS_ROOT_OR_USER, works
 
 ROOT = Path(__file__).parents[2]
 # A scenario starts a dozen servers and several processes: on a machine that is busy that takes its time.
-pytestmark = [pytest.mark.needs("network-namespace", "ip", "redis-server"), pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.needs("network-namespace", "ip", "redis-server"),
+    pytest.mark.timeout(400),
+]
 
 
 def reported(folder: Path, scenario: str, *further: Path) -> dict[str, Any]:

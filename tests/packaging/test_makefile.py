@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import re
 import subprocess
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def test_make_alone_lists_the_targets_and_does_nothing_else() -> None:
     [
         ("run", "run", "exec .venv/bin/douane serve --demo"),
         ("demo", "run", "exec .venv/bin/douane demo"),
-        ("test", "dev", "exec .venv/bin/python -m pytest -n 2 --dist loadscope "),
+        ("test", "dev", 'exec .venv/bin/python -m pytest -n 2 --dist loadscope -m "not proof" '),
         ("bench", "dev", "exec .venv/bin/python -m bench.gateway --json"),
     ],
 )
@@ -49,11 +50,27 @@ def test_a_target_sees_to_its_environment_and_gives_its_place_to_the_program(
     assert printed[-2:] == [f"python3 requirements/install.py {environment}", command]
 
 
-def test_ci_runs_the_same_two_targets_as_a_reader() -> None:
+def test_ci_runs_the_same_targets_as_a_reader() -> None:
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
-    assert lines[-4:] == ["status=0", "make check || status=1", "make test || status=1", 'exit "$status"']
+    assert lines[-5:] == [
+        "status=0", "make check || status=1", "make prove || status=1", "make test || status=1", 'exit "$status"',
+    ]  # fmt: skip
     assert "export CI=1" in lines
+
+
+def test_what_make_test_leaves_to_make_prove_is_where_make_prove_looks() -> None:
+    proofs = re.search(r"^PROOFS := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert proofs is not None
+    places = [ROOT / place for place in proofs.group(1).split()]
+    marked = [
+        path
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "pytest.mark." + "proof" in path.read_text(encoding="utf-8")
+    ]
+
+    assert marked
+    assert all(any(path.is_relative_to(place) for place in places) for path in marked)
 
 
 def test_a_missing_python_is_named() -> None:

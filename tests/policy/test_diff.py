@@ -27,7 +27,7 @@ PROVE = bool(os.environ.get("POLICY_PAIRS"))
 PAIRS = int(os.environ.get("POLICY_PAIRS", "40"))
 SENDER_PAIRS = 3 * PAIRS // 4
 
-pytestmark = pytest.mark.timeout(1800 if PROVE else 180)
+pytestmark = [pytest.mark.larger, pytest.mark.timeout(1800 if PROVE else 180)]
 
 UNKNOWN = {"unknown-tenant", "unknown-purpose", "unknown-model", "unknown-label", "unknown-place"}
 

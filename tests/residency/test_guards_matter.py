@@ -10,7 +10,7 @@ from tests.residency.sabotage import SABOTAGES, Sabotage
 from tests.residency.search import search
 from tests.residency.worlds import Weights
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 CASES_MAX = 3000
 
 

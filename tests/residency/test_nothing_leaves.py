@@ -11,7 +11,7 @@ from tests.residency.amount import CASES, SEED
 from tests.residency.coverage import missing, report
 from tests.residency.search import Found, search
 
-pytestmark = pytest.mark.timeout(900)  # thousands of requests, once
+pytestmark = [pytest.mark.larger, pytest.mark.timeout(900)]  # thousands of requests, once
 
 
 @pytest.fixture(scope="module")
