@@ -436,5 +436,8 @@ def make_world(seed: str, steps: int, weights: Weights | None = None) -> World:
     revisions = [maker.first()]
     for _ in range(3):
         # Most alter the first one: if each took more from the one before, little would be left at the end.
-        revisions.append(maker.next(revisions[0 if maker.chance.random() < 0.7 else -1]))
+        # One that has lost a place is not gone on from: a new rule could name that place.
+        first, last = revisions[0], revisions[-1]
+        whole = len(last["places.yaml"]["places"]) == len(first["places.yaml"]["places"])
+        revisions.append(maker.next(first if maker.chance.random() < 0.7 or not whole else last))
     return World(seed, tuple(revisions), maker.steps(revisions[0], steps))
