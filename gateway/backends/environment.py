@@ -21,7 +21,7 @@ FALSE: Final = frozenset({"false", "0", "no", "off"})
 UNVERIFIED: Final = "SSL_VERIFY"
 
 UNSET: Final = "unset it: a backend's address follows from `places.yaml` and nothing else"
-UNSET_PROXY: Final = "unset it: a proxy would read every request; configure one explicitly, with a place"
+UNSET_PROXY: Final = "unset it: a proxy would see every connection, and none is ever used"
 
 
 def forbidden_environment(

@@ -108,7 +108,7 @@ class RegionCalls:
         action = ACTIONS[service, operation]
         client = self._clients.get(service)
         if client is None:
-            seen = f"there is no `{service}` to ask"
+            seen = f"no emulator of `{service}` is there to ask"
             return Unanswered(seen, "set DOUANE_BEDROCK=aws to ask AWS")
         if operation not in client.meta.service_model.operation_names:
             return Unanswered(

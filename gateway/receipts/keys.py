@@ -119,7 +119,9 @@ def _read_private_file(path: Path) -> bytes:
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:
-        raise SigningKeyInvalid(f"there is no key file `{path}`; {_MAKE_ONE}") from error
+        raise SigningKeyInvalid(
+            f"there is no key file `{path}`; make one with `douane receipt new-key {path}`"
+        ) from error
     except OSError as error:
         raise SigningKeyInvalid(f"`{path}` cannot be read: {error.strerror}") from error
 

@@ -98,7 +98,7 @@ async def test_what_is_emulated_is_labelled_and_cannot_be_healthy(settings: dict
         "`provider_data_share`: content may be given to the model's maker",
     )
     # Regions without an emulator, and services that it does not have, are not taken for good.
-    missing = [each for each in said["findings"] if each["seen"].startswith("there is no `")]
+    missing = [each for each in said["findings"] if each["seen"].startswith("no emulator of `")]
     assert {each["status"] for each in missing} == {"unknown"}
     assert {each["region"] for each in missing} >= {"eu-central-1", "us-east-1"}
 

@@ -117,7 +117,8 @@ def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(SigningKeyInvalid) as caught:
         load_signing_key(tmp_path / "gone.pem")
     assert str(caught.value) == (
-        f"there is no key file `{tmp_path / 'gone.pem'}`; make one with `douane receipt new-key PATH`"
+        f"there is no key file `{tmp_path / 'gone.pem'}`; "
+        f"make one with `douane receipt new-key {tmp_path / 'gone.pem'}`"
     )
 
 
