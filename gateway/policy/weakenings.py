@@ -6,6 +6,7 @@ labels can show. So what is less of them counts as newly allowing as a whole.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Iterator
 from typing import Final
@@ -53,11 +54,17 @@ def ranges(before: Bundle, after: Bundle) -> Iterator[Beside]:
 
 
 def covered(these: tuple[IpNetwork, ...], by: tuple[IpNetwork, ...]) -> bool:
-    """Whether each of these networks, of which there is one at least, lies in one of the others."""
+    """Whether these networks, of which there is one at least, hold no address that the others do not."""
+    whole = [*collapsed(by, 4), *collapsed(by, 6)]
     return bool(these) and all(
-        any(one.version == other.version and one.subnet_of(other) for other in by)  # type: ignore[arg-type]
+        any(one.version == other.version and one.subnet_of(other) for other in whole)  # type: ignore[arg-type]
         for one in these
     )
+
+
+def collapsed(several: tuple[IpNetwork, ...], version: int) -> list[IpNetwork]:
+    """The networks of one version of IP, neighbours joined."""
+    return list(ipaddress.collapse_addresses(one for one in several if one.version == version))  # type: ignore[type-var]
 
 
 def networks(several: tuple[IpNetwork, ...]) -> str:

@@ -390,6 +390,13 @@ def test_a_redaction_less_counts_for_each_place_that_it_was_for() -> None:
     assert not difference(with_lines(files, READ_LESS), files).newly_allows
 
 
+def test_a_private_range_written_as_one_network_allows_nothing_new() -> None:
+    halves = (*PRIVATE[:2], f"{PRIVATE[1]}    private_range: [10.20.0.0/17, 10.20.128.0/17]\n")
+    files = default_files()
+
+    assert not difference(with_lines(files, PRIVATE), with_lines(files, halves)).newly_allows
+
+
 def test_a_known_key_that_becomes_somebody_elses_counts_as_a_whole() -> None:
     hashes = [
         line.split()[-1]
