@@ -97,11 +97,10 @@ class Scanner:
                 found, read_to = self._find_word(data, start, budget)
                 if found is not None:
                     yield found
-                    read_to = found.start if found.kind == "password" else found.end
                 at = max(read_to, start + 1)
 
     def _find_word(self, data: bytes, start: int, budget: Budget) -> tuple[Found | None, int]:
-        """What begins with the letter at `start`; without it, where to go on."""
+        """What begins with the letter at `start`, and where to go on."""
         wanted, read_to = self.wanted, start + 2
         if "jwt" in wanted and data.startswith(b"eyJ", start):
             found, read_to = secrets.find_jwt(data, start)
@@ -109,7 +108,8 @@ class Scanner:
                 return found, found.end
         for kind, find in WORD_FINDERS:
             if kind in wanted and (found := find(data, start, budget)) is not None:
-                return found, found.end
+                # What is called a password may be something else as well, such as an IBAN.
+                return found, found.start if kind == "password" else found.end
         return None, read_to
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from gateway.facts import Caller
 from gateway.labels import Labels
 from gateway.places import Place
+from gateway.policy.beside import Beside, members, named, words
 from gateway.policy.bundle import Bundle
 from gateway.policy.claims import Claim
 from gateway.policy.load import Loaded
@@ -17,26 +17,14 @@ from gateway.policy.reading import order_kept
 from gateway.policy.routes import Route
 from gateway.policy.rules import Rule
 from gateway.policy.senders import callers
-from gateway.policy.source.directory import Files
-from gateway.policy.source.document import parse_document
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """One change, in words. `file` is the file that says it; `loosens` that it counts as newly allowing,
-    because what it allows cannot be told request by request."""
-
-    file: str
-    text: str
-    loosens: bool = False
-
-    def wire(self) -> dict[str, Any]:
-        """For JSON output."""
-        return {"file": self.file, "text": self.text, "newly_allows": self.loosens}
+from gateway.policy.source.cases import expectations
+from gateway.policy.source.directory import ADOPTED, Files
+from gateway.policy.source.packs import Pack
+from gateway.policy.weakenings import weakenings
 
 
 def changes(old: Loaded, new: Loaded, old_files: Files, new_files: Files) -> tuple[Beside, ...]:
-    """Every change of words, zones, places, tenants, detectors, rules, claims, examples and routes."""
+    """Every change of words, zones, places, tenants, detectors, packs, rules, claims, examples and routes."""
     before, after = old.bundle, new.bundle
     return (
         *serial(before, after),
@@ -44,7 +32,8 @@ def changes(old: Loaded, new: Loaded, old_files: Files, new_files: Files) -> tup
         *zones(before, after),
         *places(before, after),
         *tenants(before, after),
-        *detectors(old_files, new_files),
+        *weakenings(before, after, old_files, new_files),
+        *packs(old.packs, new.packs),
         *rules(before.rules, after.rules),
         *claims(old.claims, new.claims),
         *examples(old, new),
@@ -147,6 +136,11 @@ def tenants(before: Bundle, after: Bundle) -> Iterator[Beside]:
     for tenant, key in sorted(earlier.keys() - later.keys()):
         if key and tenant in after.tenants:
             yield Beside(file, f"the key `{key}` of `{tenant}` is gone")
+    for sha256 in sorted(before.keys.keys() & after.keys.keys()):
+        was, holder = before.keys[sha256], after.keys[sha256]
+        if was != holder:
+            text = f"whoever holds the key `{was[1]}` of `{was[0]}` now is `{holder[1]}` of `{holder[0]}`"
+            yield Beside(file, text, loosens=True)
 
 
 CALLER = ("country", "purpose", "undeclared labels", "floor", "ceiling", "models", "limits")
@@ -179,29 +173,6 @@ def unsaid(
     )
 
 
-def detectors(old: Files, new: Files) -> Iterator[Beside]:
-    """What reads a request's text can only add labels, and hide what it finds. So a line more of it allows
-    nothing; a line less, or another one, lets some text carry less, which no list of labels can show."""
-    file = "detectors.yaml"
-    was, now = (lines_of(side, file) for side in (old, new))
-    for line in sorted(now - was):
-        yield Beside(file, f"added: {line}")
-    for line in sorted(was - now):
-        yield Beside(file, f"gone: {line}; texts that it found carry less", loosens=True)
-
-
-def lines_of(files: Files, name: str) -> frozenset[str]:
-    """Each entry of each list of a file, in one line; other values with their key."""
-    if name not in files.content:
-        return frozenset()
-    data = parse_document(name, files.content[name]).data
-    return frozenset(
-        f"`{key}: {json.dumps(entry, sort_keys=True)}`"
-        for key, value in data.items()
-        for entry in (value if isinstance(value, list) else [value])
-    )
-
-
 def rules(before: tuple[Rule, ...], after: tuple[Rule, ...]) -> Iterator[Beside]:
     was, now = ({rule.id: rule for rule in side} for side in (before, after))
     for rule in [rule for rule in before if rule.id not in now]:
@@ -211,6 +182,15 @@ def rules(before: tuple[Rule, ...], after: tuple[Rule, ...]) -> Iterator[Beside]
             yield Beside(rule.file, f"a new rule `{rule.id}` (it {rule.effect}s)")
         elif said := differing(was[rule.id], rule, ("file", "line")):
             yield Beside(rule.file, f"the rule `{rule.id}` says something else: {said}")
+
+
+def packs(before: tuple[Pack, ...], after: tuple[Pack, ...]) -> Iterator[Beside]:
+    was, now = ({pack.name: pack for pack in side} for side in (before, after))
+    yield from named(f"{ADOPTED}/", "pack", was, now)
+    for name in sorted(was.keys() & now.keys()):
+        if was[name].version != now[name].version:
+            text = f"the pack is of version {now[name].version}, before of {was[name].version}"
+            yield Beside(f"{ADOPTED}/{name}/pack.yaml", text)
 
 
 def claims(before: tuple[Claim, ...], after: tuple[Claim, ...]) -> Iterator[Beside]:
@@ -225,10 +205,12 @@ def claims(before: tuple[Claim, ...], after: tuple[Claim, ...]) -> Iterator[Besi
 
 
 def examples(old: Loaded, new: Loaded) -> Iterator[Beside]:
-    kept = {case.name for case in new.cases}
+    kept = {case.name: case for case in new.cases}
     for case in old.cases:
         if case.name not in kept:
             yield Beside(case.file, f"the example `{case.name}` is gone")
+        elif expectations(case) != expectations(kept[case.name]) or case.request != kept[case.name].request:
+            yield Beside(case.file, f"the example `{case.name}` asks or expects something else")
 
 
 def routes(before: Bundle, after: Bundle) -> Iterator[Beside]:
@@ -240,8 +222,9 @@ def routes(before: Bundle, after: Bundle) -> Iterator[Beside]:
         if was[route].tiers != now[route].tiers:
             text = f"the route `{route}` tries `{tried(now[route])}`, before `{tried(was[route])}`"
             yield Beside(file, text)
-        if said := differing(was[route], now[route], ("tiers",)):
-            yield Beside(file, f"the route `{route}`: {said}")
+        for name in differing_fields(was[route], now[route], ("tiers",)):
+            said = [plain(getattr(side[route], name)) for side in (was, now)]
+            yield Beside(file, f"the route `{route}`: `{name}` was `{said[0]}`, is `{said[1]}`")
     if [one for one in was if one in now] != [one for one in now if one in was]:
         yield Beside(file, "the routes are in another order")
     aliases = before.routes.aliases, after.routes.aliases
@@ -256,30 +239,20 @@ def tried(route: Route) -> str:
     return ", then ".join(" or ".join(hop.place for hop in tier) for tier in route.tiers)
 
 
-def named(file: str, what: str, before: Collection[str], after: Collection[str]) -> Iterator[Beside]:
-    """What has come and what has gone, by name."""
-    for name in sorted(set(after) - set(before)):
-        yield Beside(file, f"a new {what} `{name}`")
-    for name in sorted(set(before) - set(after)):
-        yield Beside(file, f"the {what} `{name}` is gone")
+def differing(one: Rule | Claim, other: Rule | Claim, but: Collection[str]) -> str:
+    """The names of the fields in which two of a kind differ, as text."""
+    return ", ".join(f"`{name}`" for name in differing_fields(one, other, but))
 
 
-def members(file: str, about: str, before: Iterable[str], after: Iterable[str]) -> Iterator[Beside]:
-    was, now = set(before), set(after)
-    if was != now:
-        parts = [f"gained `{words(now - was)}`"] * bool(now - was)
-        parts += [f"lost `{words(was - now)}`"] * bool(was - now)
-        yield Beside(file, f"{about} {' and '.join(parts)}")
-
-
-def differing(one: Rule | Claim | Route, other: Rule | Claim | Route, but: Collection[str]) -> str:
-    """The names of the fields in which two of a kind differ."""
+def differing_fields(one: Any, other: Any, but: Collection[str]) -> Iterator[str]:
+    """The same, one by one, of two dataclasses of one kind."""
     names = (field.name for field in fields(one) if field.name not in but)
-    return ", ".join(f"`{name}`" for name in names if getattr(one, name) != getattr(other, name))
+    return (name for name in names if getattr(one, name) != getattr(other, name))
 
 
-def words(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
+def plain(value: object) -> str:
+    """A field of a route, as routes.yaml has it."""
+    return words(value) if isinstance(value, frozenset) else "left out" if value is None else str(value)
 
 
 def shown(labels: Labels) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.labels import Labels
-from gateway.policy.changes import Beside, changes
+from gateway.policy.beside import Beside
+from gateway.policy.changes import changes
 from gateway.policy.diff import Change, Group, gains
 from gateway.policy.entrances import Entrance, entrances_of
 from gateway.policy.load import Loaded

@@ -22,7 +22,7 @@ from gateway.policy.proof import claims_about
 from gateway.policy.requests import Requests, requests_of
 from gateway.policy.rules import RESERVED_RULE_IDS, Rule
 from gateway.policy.runner import run_cases
-from gateway.policy.source.cases import Case
+from gateway.policy.source.cases import expectations
 from gateway.policy.source.directory import ADOPTED, Files
 from gateway.policy.source.document import Document, parse_document
 
@@ -220,23 +220,13 @@ def idle_examples(loaded: Loaded) -> Iterator[Problem]:
             yield Problem(case.file, case.line, None, message, hint)
     for number, case in enumerate(loaded.cases):
         for other_number, other in enumerate(loaded.cases):
-            same = said(case) == said(other)
+            same = expectations(case) == expectations(other)
             if case.request == other.request and (
-                said(case) < said(other) or (same and other_number < number)
+                expectations(case) < expectations(other) or (same and other_number < number)
             ):
                 message = f"the example `{case.name}` says nothing that `{other.name}` does not say"
                 yield Problem(case.file, case.line, None, message, "remove it, or expect something else")
                 break
-
-
-def said(case: Case) -> frozenset[tuple[object, ...]]:
-    """All that a case expects. A rule that it names is part of it."""
-    found: set[tuple[object, ...]] = set()
-    for one in case.expected:
-        found.add((one.action, one.place, one.allowed))
-        if one.rule:
-            found.add((one.action, one.place, one.allowed, one.rule))
-    return frozenset(found | {("exactly", action, places) for action, places in case.exactly.items()})
 
 
 def idle_claims(requests: Requests, loaded: Loaded) -> Iterator[Problem]:

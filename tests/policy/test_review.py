@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from gateway.cli.policy import policy
 from gateway.policy.compare import Difference, compare
-from gateway.policy.source.directory import Files
+from gateway.policy.source.directory import Files, read_directory
 from tests.policy.bundles import POLICIES, compiled, default_files, edited, write
 
 DEFAULT_TENANT = "      default: [internal]\n"
@@ -296,7 +296,7 @@ def test_an_entrance_that_can_serve_less_is_shown(tmp_path: Path) -> None:
     [
         (b"detect: [{kinds: iban, labels: financial}]", b"", [True]),
         (b"", b"detect: [{kinds: iban, labels: financial}]", [False]),
-        (b"limits: {inline_bytes: 5}", b"limits: {inline_bytes: 6}", [False, True]),
+        (b"limits: {inline_bytes: 5}", b"limits: {inline_bytes: 6}", [False, False]),
     ],
 )
 def test_a_detector_less_counts_as_newly_allowing_and_one_more_does_not(
@@ -308,6 +308,141 @@ def test_a_detector_less_counts_as_newly_allowing_and_one_more_does_not(
 
     assert [one.loosens for one in found.beside] == loosens
     assert found.newly_allows is any(loosens)
+
+
+def with_lines(old: Mapping[str, bytes], *edits: tuple[str, str, str]) -> dict[str, bytes]:
+    """These files with passages replaced; each must be there, and its first one is."""
+    files = dict(old)
+    for name, one, other in edits:
+        text = files[name].decode()
+        assert one in text, f"{name} has no {one!r}"
+        files[name] = text.replace(one, other, 1).encode()
+    return files
+
+
+TAINT = ("bundle.yaml", "serial: 1 ", "taint: {messages_of_at_least_bytes: 24}\nserial: 1 ")
+MORE_TAINT = ("bundle.yaml", "serial: 1 ", "taint: {messages_of_at_least_bytes: 48}\nserial: 1 ")
+PRIVATE = (
+    "places.yaml",
+    "    region: eu-central-1\n",
+    "    region: eu-central-1\n    private_range: [10.20.0.0/16]\n",
+)
+WIDE = ("places.yaml", PRIVATE[1], f"{PRIVATE[1]}    private_range: [10.20.0.0/16, 10.0.0.0/8]\n")
+OTHER_IP = ("places.yaml", PRIVATE[1], f"{PRIVATE[1]}    private_range: ['fd00::/8']\n")
+REDACT = (
+    "detectors.yaml",
+    "detect:\n",
+    "redact: [{kinds: email, outside: {attested: on-premises}}]\ndetect:\n",
+)
+READ_MORE = ("detectors.yaml", "detect:\n", "limits: {text_bytes_max: 2097152}\ndetect:\n")
+READ_LESS = ("detectors.yaml", "detect:\n", "limits: {text_bytes_max: 2048}\ndetect:\n")
+ATTESTED = ("zones.yaml", "    operators: [self]\n", "    operators: [self, aws]\n")
+IN_OUR_ROOMS = ("places.yaml", PRIVATE[1], f"{PRIVATE[1]}    attested: [on-premises]\n")
+MARKS = "bundle.yaml: {} bytes bring their labels along, before {}"
+RANGE = "places.yaml: the place `bedrock-frankfurt`: private range was `{}`, is `{}`"
+LONG = (
+    "detectors.yaml: texts of more than 1048576 up to 2097152 bytes are read, "
+    "and no longer count as holding everything"
+)
+SHOWN = "detectors.yaml: the place `bedrock-frankfurt` is sent `email` as it stands, before redacted"
+DIALLED = "tenants.yaml: `demo`: national phone numbers are found as dialled in `AT`, before in `DE`"
+
+Edits = tuple[tuple[str, str, str], ...]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "loosening"),
+    [
+        ((), (TAINT,), MARKS.format("only messages of at least 24", "every one")),
+        ((TAINT,), (MORE_TAINT,), MARKS.format("messages of at least 48", "of at least 24")),
+        ((PRIVATE,), (), RANGE.format("10.20.0.0/16", "none")),
+        ((PRIVATE,), (WIDE,), RANGE.format("10.20.0.0/16", "10.0.0.0/8, 10.20.0.0/16")),
+        ((PRIVATE,), (OTHER_IP,), RANGE.format("10.20.0.0/16", "fd00::/8")),
+        ((), (READ_MORE,), LONG),
+        ((REDACT, ATTESTED), (REDACT, ATTESTED, IN_OUR_ROOMS), SHOWN),
+        ((), (("tenants.yaml", "zone: DE", "zone: AT"),), DIALLED),
+    ],
+    ids=["taint", "more-taint", "range", "wider", "other-ip", "longer-texts", "shown-by-place", "phones"],
+)
+def test_what_lets_texts_carry_less_or_go_elsewhere_counts_as_a_whole(
+    old: Edits, new: Edits, loosening: str
+) -> None:
+    files = default_files()
+    one, other = with_lines(files, *old), with_lines(files, *new)
+    found, back = difference(other, one), difference(one, other)
+
+    loosens = [f"{one.file}: {one.text}" for one in found.beside if one.loosens]
+    assert loosens == [loosening]
+    assert found.newly_allows
+    if new != (OTHER_IP,) and loosening != DIALLED:  # which lose something both ways
+        assert [one for one in back.beside if one.loosens] == []
+
+
+def test_a_redaction_less_counts_for_each_place_that_it_was_for() -> None:
+    files = default_files()
+    found = difference(files, with_lines(files, REDACT))
+
+    clouds = ["frankfurt", "ireland", "london", "milan", "ohio", "stockholm", "virginia"]
+    assert [one.text for one in found.beside if one.loosens] == [
+        f"the place `bedrock-{cloud}` is sent `email` as it stands, before redacted" for cloud in clouds
+    ]
+    assert not difference(with_lines(files, REDACT), files).newly_allows
+    assert not difference(with_lines(files, READ_LESS), files).newly_allows
+
+
+def test_a_private_range_written_as_one_network_allows_nothing_new() -> None:
+    halves = (*PRIVATE[:2], f"{PRIVATE[1]}    private_range: [10.20.0.0/17, 10.20.128.0/17]\n")
+    files = default_files()
+
+    assert not difference(with_lines(files, PRIVATE), with_lines(files, halves)).newly_allows
+
+
+def test_a_known_key_that_becomes_somebody_elses_counts_as_a_whole() -> None:
+    hashes = [
+        line.split()[-1]
+        for line in default_files()["tenants.yaml"].decode().split("\n")
+        if "sha256: " in line
+    ]
+    helpdesk, reporting, *_ = hashes
+    swapped = default_files()["tenants.yaml"].decode().replace(helpdesk, "X").replace(reporting, helpdesk)
+    found = difference(default_files() | {"tenants.yaml": swapped.replace("X", reporting).encode()})
+
+    assert sorted(one.text for one in found.beside if one.loosens) == [
+        "whoever holds the key `helpdesk` of `acme-de` now is `reporting` of `acme-de`",
+        "whoever holds the key `reporting` of `acme-de` now is `helpdesk` of `acme-de`",
+    ]
+    assert not difference(edited("tenants.yaml", helpdesk, "0" * 64)).newly_allows
+
+
+def test_an_example_that_expects_something_else_and_the_numbers_of_a_route_are_listed() -> None:
+    expects = edited(
+        "tests/secrecy.yaml",
+        "cache:\n      exactly: [store-memory, store-redis]",
+        "record: {permitted: [logs]}",
+    )
+    route = with_lines(
+        default_files(), ("routes.yaml", "attempts_max: 3", "attempts_max: 4\n    hedge_after_s: 2")
+    )
+
+    assert listed(difference(expects)) == [
+        "tests/secrecy.yaml: the example `secret data is answered on the premises alone` "
+        "asks or expects something else"
+    ]
+    assert listed(difference(route)) == [
+        "routes.yaml: the route `tenants-of-the-united-states`: `attempts_max` was `3`, is `4`",
+        "routes.yaml: the route `tenants-of-the-united-states`: `hedge_after_s` was `left out`, is `2.0`",
+    ]
+
+
+def test_a_pack_that_is_gone_or_of_another_version_is_listed() -> None:
+    adopted = dict(read_directory(POLICIES / "packs" / "gdpr").content)
+    name = "adopted/gdpr/pack.yaml"
+    without = {file: text for file, text in adopted.items() if not file.startswith("adopted/")}
+    without["tests/gdpr.yaml"] = ANY_CASE.replace(b"audit-files", b"audit").replace(b"demo", b"clinic-de")
+    later = adopted | {name: adopted[name].replace(b"version: 1", b"version: 2")}
+
+    assert f"{name}: the pack is of version 2, before of 1" in listed(difference(later, adopted))
+    assert "adopted/: the pack `gdpr` is gone" in listed(difference(without, adopted))
 
 
 @pytest.mark.parametrize("sides", [("broken", "good"), ("good", "broken")])

@@ -104,6 +104,16 @@ class Case:
     exactly: Mapping[Action, frozenset[str]]
 
 
+def expectations(case: Case) -> frozenset[tuple[object, ...]]:
+    """All that a case expects. A rule that it names is part of it."""
+    found: set[tuple[object, ...]] = set()
+    for one in case.expected:
+        found.add((one.action, one.place, one.allowed))
+        if one.rule:
+            found.add((one.action, one.place, one.allowed, one.rule))
+    return frozenset(found | {("exactly", action, places) for action, places in case.exactly.items()})
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What cases may name."""
