@@ -93,7 +93,7 @@ def test_a_private_key_is_found_to_its_end_and_one_without_an_end_to_the_end_of_
             [("password", "DE89370400440532013000"), ("iban", "DE89370400440532013000")],
         ),
         (
-            "-----BEGIN PRIVATE KEY----- of bob@example.com -----END PRIVATE KEY-----, DE89370400440532013000",
+            "-----BEGIN PRIVATE KEY----- of bob@example.com -----END PRIVATE KEY----- DE89370400440532013000",
             [
                 ("private-key", "-----BEGIN PRIVATE KEY----- of bob@example.com -----END PRIVATE KEY-----"),
                 ("email", "bob@example.com"),
