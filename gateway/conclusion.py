@@ -20,7 +20,7 @@ from gateway.receipts.delivery import HEADER, header_value
 from gateway.receipts.digest import body_digest
 from gateway.receipts.lookup import storage_key
 from gateway.receipts.receipt import AnswerClaim, Outcome
-from gateway.residency import permitted_now
+from gateway.residency import at_worst, permitted_now
 from gateway.routing.tried import UNDELIVERED
 from gateway.store.base import Leaving, Put
 from gateway.trail import Trail
@@ -69,9 +69,11 @@ async def conclude(
 
 def recordable(trail: Trail, context: GatewayContext) -> bool:
     """Whether the audit may hold even that this request was refused; what has begun is there already."""
-    if trail.processed or trail.permitted is None:
+    if trail.processed:
         return True
-    return trail.permitted.allows(Action.RECORD, context.settings.audit_place)
+    known = (trail.permitted,) if trail.permitted is not None else ()
+    place = context.settings.audit_place
+    return all(permitted.allows(Action.RECORD, place) for permitted in (*known, *at_worst(trail)))
 
 
 def sign_receipt(ending: Ending, sealed: Sealed | None, trail: Trail, context: GatewayContext) -> str:

@@ -97,6 +97,7 @@ async def enter(trail: Trail, context: GatewayContext) -> Entered:
     )
     trail.timings.append(Timing("store", asked_s, context.clock.monotonic_s()))
     trail.taint |= entered.taint
+    trail.entered = entered.accepted
     if entered.accepted and entered.overrun is None and entered.cached is None:
         trail.reservation = reservation
     return entered

@@ -36,6 +36,9 @@ GATEWAY_ONLY = frozenset(
     {"metadata", "model", "safety_identifier", "service_tier", "store", "stream", "stream_options", "user"}
 )
 
+# Free text among them: detectors do not read it, so that what is kept of a request's content is without it.
+UNREAD = frozenset({"metadata", "safety_identifier", "user"})
+
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 

@@ -8,6 +8,7 @@ from gateway import errors
 from gateway.cache import CachedAnswer, authorised
 from gateway.context import GatewayContext
 from gateway.facts import Facts
+from gateway.labels import UnknownLabel
 from gateway.places import Action
 from gateway.policy.alternative import nearest_alternative
 from gateway.policy.permit import Permitted, permit
@@ -22,6 +23,32 @@ class Judged(Protocol):
 
     @property
     def permitted(self) -> Permitted | None: ...
+
+
+def at_worst(trail: Trail) -> tuple[Permitted, ...]:
+    """What is permitted, for each model that it may be for, of a request that ended before all of its labels
+    were known, by detectors or by the store: it may carry whatever its tenant may, and what it declares.
+
+    Empty once they are known, and where nobody is known to ask.
+    """
+    if trail.entered or trail.caller is None:
+        return ()
+    vocabulary, caller = trail.bundle.vocabulary, trail.caller
+    labels = [caller.ceiling, caller.floor]
+    if trail.facts is not None:
+        labels.append(trail.facts.labels)
+    try:
+        declared = vocabulary.parse(trail.incoming.labels or "")
+    except UnknownLabel:
+        declared = vocabulary.highest
+    if declared is not None:
+        labels.append(declared)
+    carried = vocabulary.union(*labels)
+    models = trail.bundle.table.models if trail.facts is None else (trail.facts.model,)
+    return tuple(
+        permit(Facts(caller.tenant, caller.zone, caller.purpose, model, carried), trail.bundle)
+        for model in models
+    )
 
 
 def permitted_now(trail: Judged, context: GatewayContext) -> Permitted:

@@ -31,6 +31,7 @@ class Trail:
     permitted: Permitted | None = None
     conversation: Conversation | None = None
     detected: tuple[str, ...] = ()  # kinds of things that detectors found in it: never the things themselves
+    entered: bool = False  # the store has said what the conversation carries: `facts` hold all of it
     taint: frozenset[str] = frozenset()  # label names that the store said the conversation has carried
     reservation: Reservation | None = None  # set while something is reserved
     cache_key: str | None = None

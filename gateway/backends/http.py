@@ -12,13 +12,13 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from gateway.backends.base import BackendFault, Broken, Misconfigured, TimedOut, Unreachable, Upstream
-from gateway.egress.client import PinnedResolver, PinnedSockets
+from gateway.egress.client import PinnedConnector
 from gateway.egress.guard import Egress, EgressRefused
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -44,15 +44,14 @@ async def open_http(
     context = tls or ssl.create_default_context()
     if context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
         raise ValueError("`tls` must verify certificates and host names; use `ssl.create_default_context`")
-    connector = aiohttp.TCPConnector(
-        ssl=context,
-        limit=connections_max,
-        limit_per_host=0,
-        keepalive_timeout=KEEPALIVE_S,
-        ttl_dns_cache=60,
-        resolver=PinnedResolver(egress) if egress is not None else None,
-        socket_factory=PinnedSockets(egress) if egress is not None else None,
-    )
+    given: dict[str, Any] = {
+        "ssl": context,
+        "limit": connections_max,
+        "limit_per_host": 0,
+        "keepalive_timeout": KEEPALIVE_S,
+        "ttl_dns_cache": 60,
+    }
+    connector = PinnedConnector(egress, **given) if egress is not None else aiohttp.TCPConnector(**given)
     async with aiohttp.ClientSession(
         connector=connector,
         trust_env=False,

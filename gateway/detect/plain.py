@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 NO_BREAK_SPACE, SOFT_HYPHEN = b"\xa0", b"\xad"
 INVISIBLE = "\x00"  # stands for a character that is then taken out
-# What is drawn as nothing without being of the category for that: joiners, variation selectors, fillers.
+# What is drawn as nothing and is of another category: joiners, variation selectors, Hangul fillers.
 DRAWN_AS_NOTHING = frozenset(
     (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10), 0xFFA0,
      *range(0xE0100, 0xE01F0))
@@ -99,9 +99,7 @@ def level(character: str) -> str:
         return character if code else " "
     if category == "Nd":
         return str(unicodedata.decimal(character))
-    if (
-        category == "Cf" or code in DRAWN_AS_NOTHING
-    ):  # direction marks, joiners, the soft hyphen, the byte order mark
+    if category == "Cf" or code in DRAWN_AS_NOTHING:  # direction marks, joiners, the soft hyphen
         return INVISIBLE
     if category in ("Zs", "Zl", "Zp"):
         return " "

@@ -35,6 +35,14 @@ from gateway.routing.attempt import Attempt
 from gateway.trail import Trail
 
 
+class Withdrawn(BackendFault):
+    """While the request was being written anew, a bundle came into force that wants something else. Nothing
+    was sent."""
+
+    kind = "withdrawn"
+    trips_breaker: ClassVar[bool] = False
+
+
 class Unredactable(BackendFault):
     """The request cannot be written without what this place is not to be shown. Nothing was sent to it."""
 
@@ -68,7 +76,18 @@ class Obliged(Mapping[str, Backend]):
     def __getitem__(self, place: str) -> Backend:
         backend = self.context.backends[place]
         kinds = self._kinds(backend.place)
-        return RedactingBackend(backend, self._redactor(kinds)) if kinds else backend
+        return RedactingBackend(backend, self._redactor(kinds), self) if kinds else backend
+
+    def still(self, attempt: Attempt, backend: Backend, redactor: Redactor) -> bool:
+        """Whether this attempt, written anew by this redactor, is still what both bundles want."""
+        there = self.context.backends.get(attempt.place.id)
+        return (
+            attempt.still_permitted(self.context.policies.current)
+            and there is not None
+            and there.place == backend.place
+            and self._kinds(backend.place) <= redactor.kinds
+            and {rules.revision for rules in self._rules()} <= {rules.revision for rules in redactor.rules}
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.context.backends)
@@ -91,8 +110,9 @@ class Obliged(Mapping[str, Backend]):
         kinds: frozenset[str] = frozenset()
         for rules in self._rules():
             hidden = rules.redacted_at(place)
-            # The request was read under its own bundle's rules; what another one's find is not known yet.
-            kinds |= hidden.intersection(self.trail.detected) if rules is own else hidden
+            # The request was read under its own bundle's rules; what others find is not known yet.
+            known = own is not None and rules.revision == own.revision
+            kinds |= hidden.intersection(self.trail.detected) if known else hidden
         return kinds
 
     def _redactor(self, kinds: frozenset[str]) -> Redactor:
@@ -107,9 +127,10 @@ def obliged(trail: Trail, context: GatewayContext) -> Obliged:
 class RedactingBackend:
     """A backend that is sent placeholders and whose answers are restored."""
 
-    def __init__(self, backend: Backend, redactor: Redactor) -> None:
+    def __init__(self, backend: Backend, redactor: Redactor, obliged: Obliged) -> None:
         self._backend = backend
         self._redactor = redactor
+        self._obliged = obliged
 
     @property
     def place(self) -> Place:
@@ -123,7 +144,7 @@ class RedactingBackend:
         return self._backend.unsupported(chat)
 
     async def complete(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> Answer:
-        redacted, placeholders = await self._redact(chat)
+        redacted, placeholders = await self._redact(attempt, chat)
         counts = dict(placeholders.counts)
         try:
             answer = await self._backend.complete(attempt, redacted, request_id)
@@ -133,7 +154,7 @@ class RedactingBackend:
         return Answer(body, answer.usage, replace(answer.upstream, redacted=counts))
 
     async def stream(self, attempt: Attempt, chat: ChatRequest, request_id: str) -> AnswerStream:
-        redacted, placeholders = await self._redact(chat)
+        redacted, placeholders = await self._redact(attempt, chat)
         try:
             stream = await self._backend.stream(attempt, redacted, request_id)
         except BackendFault as fault:
@@ -143,18 +164,20 @@ class RedactingBackend:
     async def probe(self) -> Reported | None:
         return await self._backend.probe()
 
-    async def _redact(self, chat: ChatRequest) -> tuple[ChatRequest, Placeholders]:
+    async def _redact(self, attempt: Attempt, chat: ChatRequest) -> tuple[ChatRequest, Placeholders]:
+        """Raises `Unredactable`; `Withdrawn` where a bundle came into force while it was read in a thread."""
         inline = all(sum(map(len, texts_of(chat))) <= rules.inline_bytes for rules in self._redactor.rules)
         try:
-            return (
-                redact(chat, self._redactor)
-                if inline
-                else await asyncio.to_thread(redact, chat, self._redactor)
-            )
+            if inline:
+                return redact(chat, self._redactor)
+            written = await asyncio.to_thread(redact, chat, self._redactor)
         except (TooDense, StillThere):
             raise Unredactable(
                 f"the request cannot be sent to `{self.place.id}` without what it is not to be shown"
             ) from None
+        if not self._obliged.still(attempt, self._backend, self._redactor):
+            raise Withdrawn(f"`{self.place.id}` is no longer where the request may go as it was written")
+        return written
 
 
 class StillThere(Exception):

@@ -136,6 +136,13 @@ class Egress:
                 return
         raise self.refusal("address", f"{usual}:{port}", "is not a destination of this gateway")
 
+    def is_peer(self, host: str, port: int, address: str) -> bool:
+        """Whether a connection that was opened earlier to `host`, and leads to this address, may be used: the
+        list may be another one by now."""
+        found = address_of(address)
+        those = self._known.by_key.get((canonical(host), port), ())
+        return found is not None and bool(those) and all(within(one, found) for one in those)
+
     def refusal(self, kind: str, destination: str, why: str) -> EgressRefused:
         """Counts and logs a refusal; what is to be raised."""
         shown = destination if len(destination) <= SHOWN_MAX else "…" + destination[-SHOWN_MAX:]

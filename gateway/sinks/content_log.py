@@ -98,7 +98,7 @@ class ContentLog:
     def _write(self, story: Story, context: GatewayContext) -> str:
         """Writes what is permitted now; says what became of it."""
         try:
-            permitted = detail(self._place, story, context)
+            permitted = detail(self._place, story, context, story.at_worst)
             if permitted is Detail.NOTHING:
                 return "withheld"
             self._files.write(line_of(story, permitted, context.tenant_keys))

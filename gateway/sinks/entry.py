@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.audit.chain import time_text
+from gateway.openai import UNREAD
 from gateway.sinks.detail import Detail
 from gateway.sinks.story import Story
 from gateway.tenant_keys import Keyring, Unsealable
@@ -74,12 +75,17 @@ def head_of(story: Story, detail: Detail, keys: Keyring) -> dict[str, Any]:
 
 
 def content_of(story: Story) -> bytes:
-    """What was asked and what was delivered, as they were: both have been read as JSON before."""
+    """What was asked, as far as it was read for its labels, and what was delivered.
+
+    It is written anew from what was read: of a name that stands twice in an object, only the last one was.
+    """
+    sent = orjson.loads(story.body)
+    asked = orjson.dumps({name: value for name, value in sent.items() if name not in UNREAD})
     if not story.delivered:
-        return b'{"request":%b,"answer":null}' % story.body
+        return b'{"request":%b,"answer":null}' % asked
     if story.stream:
-        return b'{"request":%b,"events":[%b]}' % (story.body, b",".join(story.delivered))
-    return b'{"request":%b,"answer":%b}' % (story.body, b"".join(story.delivered))
+        return b'{"request":%b,"events":[%b]}' % (asked, b",".join(story.delivered))
+    return b'{"request":%b,"answer":%b}' % (asked, b"".join(story.delivered))
 
 
 def open_line(line: bytes, keys: Keyring) -> Opened:

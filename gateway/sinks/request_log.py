@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway import logs
 from gateway.metrics import Metrics
+from gateway.residency import at_worst
 from gateway.sinks.detail import Detail, detail
 from gateway.trail import Trail
 
@@ -41,7 +42,7 @@ class RequestLog:
         """
         if trail.permitted is None:
             logs.event(name, logging.ERROR, exc_info=exc_info)
-        elif detail(self.place, trail, context) is Detail.NOTHING:
+        elif detail(self.place, trail, context, at_worst(trail)) is Detail.NOTHING:
             self.metrics.told(SINK, "withheld")
         else:
             logs.event(name, logging.ERROR, request=trail.incoming.request_id, exc_info=exc_info, **fields)

@@ -10,6 +10,7 @@ from gateway.backends.base import Usage
 from gateway.facts import Facts
 from gateway.policy.permit import Permitted
 from gateway.receipts.assemble import Ending
+from gateway.residency import at_worst
 from gateway.sinks.timing import Timing
 from gateway.trail import Trail
 
@@ -38,6 +39,7 @@ class Story:
     route: str | None
     cache: str
     processed: bool
+    at_worst: tuple[Permitted, ...]
     outcome: str
     status: int
     code: str | None
@@ -76,6 +78,7 @@ def story_of(ending: Ending, trail: Trail, context: GatewayContext, *, content: 
         route=trail.decision.route if trail.decision is not None else None,
         cache=trail.cache,
         processed=trail.processed,
+        at_worst=at_worst(trail),
         outcome=ending.outcome,
         status=ending.status,
         code=ending.code,

@@ -140,7 +140,7 @@ class Traces:
     async def _send(self, batch: Sequence[Waiting]) -> None:
         for number in range(TRIES):
             # Asked anew before each try: a bundle that came into force meanwhile may permit less.
-            details = [detail(self._place, story, context) for story, context in batch]
+            details = [detail(self._place, story, context, story.at_worst) for story, context in batch]
             told = [
                 (story, context, self._content and permitted is Detail.CONTENT)
                 for (story, context), permitted in zip(batch, details, strict=True)

@@ -9,13 +9,19 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.backends.base import Unreachable
 from gateway.context import GatewayContext
-from gateway.detect.redacting import Obliged, RedactingBackend, Unredactable, redact
+from gateway.detect import redacting
+from gateway.detect.placeholders import Redactor
+from gateway.detect.redacting import Obliged, RedactingBackend, Unredactable, Withdrawn, redact
 from gateway.detect.rules import DetectorRules
+from gateway.facts import Facts
 from gateway.openai import ChatRequest, parse_chat
 from gateway.policy.bundle import Bundle
 from gateway.policy.load import compile_files
+from gateway.policy.permit import permit
 from gateway.policy.source.directory import Files
+from gateway.routing.attempt import Attempt
 from gateway.trail import Trail
 from tests.policy.bundles import default_files
 
@@ -28,6 +34,15 @@ def bundle(redaction: str) -> Bundle:
     return compile_files(
         Files({**files, "detectors.yaml": files["detectors.yaml"] + redaction.encode()})
     ).bundle
+
+
+def without_the_us() -> Bundle:
+    """REDACTING, but that nobody may be answered in the US."""
+    files = {name: text for name, text in default_files().items() if name != "claims.yaml"}
+    permits = "residency/90-permits.yaml"
+    changed = files[permits].replace(b"place_in: [EEA, GB, US]", b"place_in: [EEA, GB]")
+    detectors = files["detectors.yaml"] + ABROAD.encode()
+    return compile_files(Files({**files, permits: changed, "detectors.yaml": detectors})).bundle
 
 
 PLAIN, REDACTING = bundle("\n"), bundle(ABROAD)
@@ -94,6 +109,44 @@ async def test_what_cannot_be_written_without_it_is_not_sent() -> None:
     assert await refused(chat(messages=[{"role": "user", "content": cut}])) == "unredactable"
     assert await refused(chat(messages=[{"role": "assistant", "tool_calls": [call]}])) == "unredactable"
     assert await refused(chat(), text_bytes_max=4) == "unredactable"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("in_force", "sent"),
+    [
+        (replace(bundle(ABROAD), revision="sha256:the-same-rules"), True),
+        (bundle(ABROAD.replace("[email]", "[email, iban]")), False),
+        (without_the_us(), False),
+    ],
+)
+async def test_a_bundle_that_comes_into_force_while_a_long_text_is_written_anew_is_asked_too(
+    in_force: Bundle, sent: bool, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends = obliged(REDACTING, REDACTING, ("email",))
+    backend = backends["bedrock-virginia"]
+    assert isinstance(backend, RedactingBackend)
+    received: list[ChatRequest] = []
+
+    async def answer(_: Attempt, redacted: ChatRequest, request_id: str) -> None:
+        received.append(redacted)
+        raise Unreachable("nobody is there")
+
+    backend._backend = cast("Any", SimpleNamespace(place=backend.place, complete=answer, stream=answer))
+
+    def slowly(request: ChatRequest, redactor: Redactor) -> Any:
+        written = redact(request, redactor)
+        cast("Any", backends.context.policies).current = in_force
+        return written
+
+    monkeypatch.setattr(redacting, "redact", slowly)
+    facts = Facts("demo", "DE", "general", "gpt-oss-20b", REDACTING.vocabulary.lowest)
+    attempt = Attempt(backend.place, permit(facts, REDACTING), 1.0, 1.0)
+    request = chat(messages=[{"role": "user", "content": f"{MAIL} " + "so " * 10_000}])
+    with pytest.raises(Unreachable if sent else Withdrawn):
+        await (backend.stream if stream else backend.complete)(attempt, request, "req_1")
+
+    assert [MAIL in json.dumps(one.forwarded()) for one in received] == ([False] if sent else [])
 
 
 def test_everything_that_is_text_is_written_without_it() -> None:

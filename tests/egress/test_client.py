@@ -130,3 +130,31 @@ async def test_a_redirect_is_refused_by_each_backend_of_the_shared_client(
         with pytest.raises(Misconfigured):
             await backend.stream(attempt(PLACE), chat("hi", stream=True), "r1")
     assert upstream.paths == []
+
+
+async def test_a_connection_that_was_kept_is_held_against_the_list_in_force(
+    http: aiohttp.ClientSession, egress: Egress, upstream: Upstream, answers: list[list[str]]
+) -> None:
+    port, name = port_of(upstream), "inference.example"
+    url = f"http://{name}:{port}/v1/models"
+    egress.put_in_force(Destinations.of(()).allow(name, port, "house", "house"))
+    answers.append(["127.0.0.1"])
+    for _ in range(2):
+        async with http.get(url):
+            pass
+    assert len(upstream.paths) == 2
+
+    private = (ipaddress.ip_network("10.0.0.0/8"),)
+    for stricter in (
+        Destinations.of(()).allow(name, port, "house", "house", private),
+        Destinations.of(()),
+    ):
+        egress.put_in_force(stricter)
+        with pytest.raises(aiohttp.ClientConnectorError) as raised:
+            async with http.get(url):
+                pass
+        assert isinstance(raised.value.os_error, EgressRefused)
+        egress.put_in_force(Destinations.of(()).allow(name, port, "house", "house"))
+        async with http.get(url):
+            pass
+    assert len(upstream.paths) == 4

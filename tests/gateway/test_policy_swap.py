@@ -11,6 +11,7 @@ import pytest
 
 from gateway.backends.base import ServerFault
 from gateway.policy.bundle import Bundle
+from gateway.store.memory import MemoryStore
 from tests.gateway.inprocess import chat, gateway, kinds, records, script
 from tests.integration.bundle import bundle_with_keys, edit, without_examples
 
@@ -84,11 +85,16 @@ async def test_an_answer_is_kept_only_where_the_bundle_in_force_at_its_end_permi
             script(context)
 
         engine.before = swap
+        assert isinstance(context.store, MemoryStore)
+        values = context.store._values
+        engine.before = None
+        await chat("before").ask(context)
+        assert [key.startswith("a:answer/") for _, key in values] == [True, False]
+        engine.before = swap
         client = chat("hello")
         await client.ask(context)
         assert client.status == 200
-        values = context.store._values  # type: ignore[attr-defined]
-        assert [key for _, key in values if key.startswith("answer/")] == []
+        assert len([key for _, key in values if key.startswith("a:answer/")]) == 1
 
 
 async def test_a_hit_is_told_only_where_the_bundle_in_force_permits_it(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import urlsafe_b64decode
 from pathlib import Path
 
-from tests.gateway.inprocess import chat, gateway, kinds, records, script
-from tests.integration.bundle import bundle_with_keys, edit, without_examples
+import pytest
+
+from tests.gateway.inprocess import Client, chat, gateway, kinds, records, script
+from tests.integration.bundle import DEMO, HELPDESK, bundle_with_keys, edit, without_examples
 
 
 async def test_a_refusal_is_not_recorded_where_a_record_is_forbidden(tmp_path: Path) -> None:
@@ -56,3 +59,43 @@ async def test_an_answer_whose_begin_could_not_be_written_is_no_refusal(tmp_path
         assert client.status == 200
         (end,) = records(context)
         assert (end.kind, end.fields["outcome"], end.fields["began"]) == ("end", "answered", 0)
+
+
+async def test_of_a_request_whose_labels_are_not_all_known_nothing_is_recorded_that_they_could_forbid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = bundle_with_keys(tmp_path / "policies")
+    without_examples(policies)
+    audit = "  - id: audit-files\n    kind: audit\n    country: DE\n    operator: self\n"
+    edit(policies / "places.yaml", audit + "    attested: [on-premises]\n", audit)
+    edit(
+        policies / "residency" / "90-permits.yaml",
+        "- id: european-and-us",
+        "- id: the-audit-is-anywhere\n  description: It may hold metadata.\n  permit: [record]\n"
+        "  when: {place_in: audit-files}\n\n- id: european-and-us",
+    )
+    async with gateway(tmp_path / "state", policies) as context:
+        script(context)
+
+        async def hang_up_during(part: object, name: str, client: Client) -> None:
+            """Hangs up while this part is at work, before it has said which labels there are."""
+
+            async def working(*_: object) -> None:
+                client.gone.set()
+                await asyncio.Event().wait()
+
+            with monkeypatch.context() as patched:
+                patched.setattr(part, name, working)
+                await client.ask(context)
+
+        # `demo` may carry `secret`, of which this audit may not know; `acme-de` may not.
+        for key, recorded in ((DEMO, []), (HELPDESK, ["refused"])):
+            before = len(kinds(context))
+            await hang_up_during(context.detectors, "kinds", chat("hello", key=key))
+            assert kinds(context)[before:] == recorded
+            await hang_up_during(context.store, "enter", chat("hello", key=key))
+            assert kinds(context)[before:] == recorded * 2
+            before += 2 * len(recorded)
+            wrong = chat("hello", key=key, labels="secret", model="none")
+            await wrong.ask(context)
+            assert (wrong.status, kinds(context)[before:]) == (404, [])

@@ -63,6 +63,24 @@ def opened(logged: Logged) -> list[Opened]:
     return [line.entry for line in lines if line.entry is not None]
 
 
+async def test_what_no_detector_reads_is_not_in_the_log(tmp_path: Path) -> None:
+    async with logging_gateway(tmp_path) as logged:
+        script(logged.context)
+        unread = {"metadata": {"note": "DE89370400440532013000"}, "user": "ada@example.org"}
+        client = chat("said last", safety_identifier="bob@example.org", **unread)
+        twice = b'"content": "DE89370400440532013000", "content": "said last"'
+        client.body = client.body.replace(b'"content": "said last"', twice)
+        await client.ask(logged.context)
+
+    (entry,) = logged.entries
+    assert entry.head["labels"] == ["public"]
+    assert entry.content is not None
+    assert entry.content["request"] == {
+        "model": "gpt-oss-20b",
+        "messages": [{"role": "user", "content": "said last"}],
+    }
+
+
 async def test_a_permitted_request_is_there_with_its_answer_sealed(tmp_path: Path) -> None:
     async with logging_gateway(tmp_path) as logged:
         script(logged.context, text="the answer's own words")

@@ -33,9 +33,10 @@ def story() -> Story:
     return Story(
         request="req_1", answer_id="chatcmpl-req_1", receipt="rcpt_1", tenant="demo", key="demo", facts=facts,
         permitted=permit(facts, bundle), revision=bundle.revision, serial=1, rules=("one",), route="everyone",
-        cache="miss", processed=True, outcome="answered", status=200, code=None, usage=None, stream=False,
-        answer_sha256="00", started_s=1.0, ended_s=2.0, ended_at=datetime(2026, 1, 1, tzinfo=UTC), timings=(),
-        traceparent=None, body=b'{"asked":\n"\\u001b[31m"}', delivered=(b'{"said":1}',),
+        cache="miss", processed=True, at_worst=(), outcome="answered", status=200, code=None, usage=None,
+        stream=False, answer_sha256="00", started_s=1.0, ended_s=2.0,
+        ended_at=datetime(2026, 1, 1, tzinfo=UTC), timings=(), traceparent=None,
+        body=b'{"asked":\n"\\u001b[31m"}', delivered=(b'{"said":1}',),
     )  # fmt: skip
 
 
