@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.bundle import DEMO, HELPDESK, bundle_with_keys
+from tests.integration.bundle import DEMO, HELPDESK, bundle_with_keys, without_examples
 from tests.integration.gateway_process import GatewayProcess, running_gateway
 from tests.integration.regions import Regions
 
@@ -43,7 +43,7 @@ def detecting(
     bundle = bundle_with_keys(tmp_path_factory.mktemp("detecting") / "bundle")
     (bundle / "residency" / "15-financial.yaml").write_text(RULE)
     (bundle / "detectors.yaml").write_text(DETECTORS)
-    (bundle / "claims.yaml").unlink()
+    without_examples(bundle)
     settings = {**scripted_settings, "policies": str(bundle), "engine_models": ["gpt-oss-20b"]}
     with running_gateway(tmp_path_factory.mktemp("gateway"), settings) as running:
         yield running

@@ -723,7 +723,7 @@ async def test_an_unknown_path_and_a_wrong_method_have_openais_shape(client: htt
 
 
 async def test_a_full_queue_is_429_with_retry_after(client: httpx.AsyncClient, service: Service) -> None:
-    slow = [asyncio.create_task(ask(client, f"@0.02 {FINAL}a b c d e f<|return|>")) for _ in range(3)]
+    slow = [asyncio.create_task(ask(client, f"@0.2 {FINAL}a b c d e f<|return|>")) for _ in range(3)]
     await eventually(lambda: service.engine.load().waiting == 2)
     refused = await ask(client, f"{FINAL}x<|return|>")
     answers = await asyncio.gather(*slow)

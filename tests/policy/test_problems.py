@@ -899,4 +899,4 @@ def test_the_text_of_an_invalid_bundle_is_one_line_for_each_problem(tmp_path: Pa
 
 
 def test_the_default_files_are_the_ones_being_edited() -> None:
-    assert len(default_files()) == 14
+    assert len(default_files()) == 15

@@ -66,7 +66,7 @@ def opened(logged: Logged) -> list[Opened]:
 async def test_what_no_detector_reads_is_not_in_the_log(tmp_path: Path) -> None:
     async with logging_gateway(tmp_path) as logged:
         script(logged.context)
-        unread = {"metadata": {"note": "DE89370400440532013000"}, "user": "ada@example.org"}
+        unread: dict[str, Any] = {"metadata": {"note": "DE89370400440532013000"}, "user": "ada@example.org"}
         client = chat("said last", safety_identifier="bob@example.org", **unread)
         twice = b'"content": "DE89370400440532013000", "content": "said last"'
         client.body = client.body.replace(b'"content": "said last"', twice)
@@ -166,7 +166,7 @@ async def test_where_record_is_forbidden_there_is_nothing(tmp_path: Path) -> Non
     """The place abroad may log, but not record what is internal: then not even content is written."""
     async with logging_gateway(tmp_path, content_log_place="log-abroad") as logged:
         script(logged.context)
-        internal, public = chat("hello", labels="internal"), chat("hello")
+        internal, public = chat("inside words", labels="internal"), chat("hello")
         await internal.ask(logged.context)
         await public.ask(logged.context)
 

@@ -188,7 +188,7 @@ async def test_where_record_is_forbidden_there_is_no_span(tmp_path: Path, collec
     async with tracing(tmp_path, collector, trace_place=ABROAD) as context:
         script(context)
         for labels in ("internal", "public", "secret"):
-            client = chat("hello", labels=labels)
+            client = chat(f"{labels} words", labels=labels)
             await client.ask(context)
             assert client.status == 200
 
