@@ -66,7 +66,7 @@ def opened(logged: Logged) -> list[Opened]:
 async def test_what_no_detector_reads_is_not_in_the_log(tmp_path: Path) -> None:
     async with logging_gateway(tmp_path) as logged:
         script(logged.context)
-        unread = {"metadata": {"note": "DE89370400440532013000"}, "user": "ada@example.org"}
+        unread: dict[str, Any] = {"metadata": {"note": "DE89370400440532013000"}, "user": "ada@example.org"}
         client = chat("said last", safety_identifier="bob@example.org", **unread)
         twice = b'"content": "DE89370400440532013000", "content": "said last"'
         client.body = client.body.replace(b'"content": "said last"', twice)
