@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.policy_command import DIRECTORY, GOOD, exit_invalid, load_or_exit, with_format
+from gateway.cli.policy_command import DIRECTORY, GOOD, PolicyCommand, exit_invalid, load_or_exit, with_format
 from gateway.cli.printable import printable
 from gateway.detect.budget import TooDense
 from gateway.detect.kinds import Found
@@ -17,7 +17,7 @@ from gateway.policy.bundle import Bundle
 from gateway.policy.problems import PolicyInvalid, Problem, did_you_mean
 
 
-@click.command()
+@click.command(cls=PolicyCommand)
 @DIRECTORY
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.policy_command import DIRECTORY, FAILED, GOOD, exit_invalid, with_format
+from gateway.cli.policy_command import DIRECTORY, FAILED, GOOD, PolicyCommand, exit_invalid, with_format
 from gateway.cli.proof import print_proof
 from gateway.cli.runs import print_run
 from gateway.policy.library import adopting, pack_called, shipped, write_pack
@@ -18,7 +18,7 @@ from gateway.policy.runner import run_cases
 from gateway.policy.source.directory import read_directory
 
 
-@click.command()
+@click.command(cls=PolicyCommand)
 @with_format
 def packs(form: str) -> None:
     """List the packs of rules that ship, what each needs of a bundle, and where its example lies."""
@@ -45,7 +45,7 @@ def packs(form: str) -> None:
         click.echo(f"    {pack.about.notice}")
 
 
-@click.command()
+@click.command(cls=PolicyCommand)
 @click.argument("pack", metavar="PACK")
 @DIRECTORY
 @with_format

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import errors
 from gateway.backends.base import BackendFault, ServerFault
+from gateway.detect.kinds import KINDS, PATTERN
 from gateway.metrics import SERIES_MAX, Metrics
 from gateway.receipts.receipt import Outcome
 from tests.canary.tokens import new_token, search
@@ -95,7 +96,10 @@ async def test_whatever_callers_send_the_series_are_of_closed_sets(tmp_path: Pat
         "status": {str(error.status) for error in every_code(errors.DouaneError) if hasattr(error, "status")}
         | {"200", "499", "off", "miss", "hit"},
         "place": places,
-        "kind": {"first", "retry", "fallback", "spill", "hedge", "context_window", "content_filter"},
+        "kind": {"first", "retry", "fallback", "spill", "hedge", "context_window", "content_filter"}
+        | KINDS
+        | {PATTERN},
+        "refused": {"name", "answer", "address", "datagram"},
         "direction": {"in", "out"},
         "sink": {"log", "content_log", "traces"},
         "le": None,

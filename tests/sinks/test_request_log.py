@@ -15,7 +15,19 @@ from tests.sinks.test_content_log import told
 
 GATEWAY = Path(life.__file__).parent
 # What an event of the process may say: nothing of these is a request's.
-OF_THE_PROCESS = {"exc_info", "problems", "kept", "revision", "serial", "before", "place", "fault", "record"}
+OF_THE_PROCESS = {
+    "exc_info",
+    "problems",
+    "kept",
+    "revision",
+    "serial",
+    "before",
+    "place",
+    "fault",
+    "record",
+    "destination",
+    "refused",
+}
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, object]]]:
@@ -47,7 +59,7 @@ async def test_where_it_may_not_be_recorded_a_bug_is_counted_and_nothing_is_told
     policies = bundle_with_sinks(tmp_path / "policies")
     async with gateway(tmp_path / "state", policies, log_place="log-abroad") as context:
         script(context).before = bug
-        secret, public = chat("hello", labels="secret", stream=stream), chat("hello", stream=stream)
+        secret, public = chat("secret words", labels="secret", stream=stream), chat("hello", stream=stream)
         await secret.ask(context)
         await public.ask(context)
 
@@ -109,7 +121,7 @@ async def test_an_audit_that_cannot_be_written_is_told_of_by_the_same_rule(
     async with gateway(tmp_path / "state", policies, **settings) as context:
         script(context)
         context.audit._closed = True  # type: ignore[attr-defined]
-        secret, public = chat("hello", labels="secret"), chat("hello")
+        secret, public = chat("secret words", labels="secret"), chat("hello")
         await secret.ask(context)
         await public.ask(context)
         told_of = said(caplog)
