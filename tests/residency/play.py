@@ -350,14 +350,15 @@ class Play:
         else:
             messages, mark = self.sent[step.again]
         self.sent[number] = (messages, mark)
-        # A message that is sent anew carries what it has carried, whatever stands around it. After a loss
-        # that holds only of what was said before this turn: what came after the last answer may be new.
+        # A message that is sent anew carries what it has carried, whatever stands around it. While the store
+        # is out, and after a loss, only what was said before this turn does: what came after the last answer
+        # may be new, and nobody can look.
         said_before = set(marks_of(before_this_turn(messages)))
         known = [
             labels
             for one in {*marks_of(messages)} & self.carried.keys()
             for losses, labels in [self.carried[one]]
-            if one in said_before or losses == self.losses
+            if one in said_before or (losses == self.losses and step.store != "out")
         ]
         carried = frozenset().union(*known)
         if step.session:
