@@ -40,8 +40,8 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
         conversation = trail.conversation = conversation_of(
             chat, caller.tenant, context.tenant_keys.commit, bundle.marked_from_bytes
         )
-
         detected = await detect_labels(trail, context)
+
         # 2. read taint: first what this worker remembers; the store corrects it below, in the same round trip
         taint = known_taint(context.taints.recall(conversation), bundle.vocabulary, caller)
         while True:
