@@ -28,6 +28,8 @@ AT_LEAST = {
     "cache hit": 80,
     "cache written": 500,
     "receipt kept": 500,
+    "content logged": 500,
+    "digests logged": 200,
     "taint corrected": 500,
     "stream cut": 40,
     "store out": 60,

@@ -14,17 +14,22 @@ from gateway.audit.base import Sealed
 from gateway.audit.memory import MemoryAudit
 from gateway.clock import ManualClock
 from gateway.context import GatewayContext
+from gateway.metrics import Metrics
 from gateway.opening import open_context
 from gateway.policy.bundle import Bundle
+from gateway.receipts.assemble import Ending
 from gateway.routing.health import Health
 from gateway.settings import Settings
+from gateway.sinks.content_log import ContentLog
+from gateway.sinks.story import story_of
 from gateway.store.base import Entered, Entry, Leaving
 from gateway.store.memory import MemoryStore
 from gateway.taints import RememberedTaints
+from gateway.trail import Trail
 from tests.gateway.inprocess import make_keys
 from tests.integration.bundle import POLICIES, without_examples
 from tests.residency.servers import SECRET, Outside
-from tests.residency.worlds import AUDIT, GATEWAY, SERVERS, STORE, TERMINATOR
+from tests.residency.worlds import AUDIT, GATEWAY, LOGS, SERVERS, STORE, TERMINATOR
 
 
 class Watch(Protocol):
@@ -41,6 +46,10 @@ class Watch(Protocol):
     def left(self, leaving: Leaving) -> None: ...
 
     async def recorded(self, kind: str, fields: Mapping[str, Any]) -> None: ...
+
+    def logged(self, line: bytes) -> None: ...
+
+    def failed_to_log(self) -> None: ...
 
 
 # The request that the present task is about.
@@ -92,6 +101,31 @@ class WatchedAudit(MemoryAudit):
         return sealed
 
 
+class Lines:
+    """Files of a content log that tell of each line."""
+
+    def write(self, line: bytes) -> None:
+        CURRENT.get().logged(line)
+
+
+class WatchedContentLog(ContentLog):
+    """A content log that writes while its request ends, instead of in a thread of its own."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._files = Lines()  # type: ignore[assignment]
+        self._place = LOGS
+        self._metrics = metrics
+        self._works = True
+
+    def ended(self, ending: Ending, trail: Trail, context: GatewayContext) -> None:
+        story = story_of(ending, trail, context, content=True)
+        if story is not None and self._write(story, context) == "failed":
+            CURRENT.get().failed_to_log()
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
 @dataclass(slots=True)
 class House:
     """The gateway. `enter` puts a fresh world in force; connections and keys stay."""
@@ -116,6 +150,7 @@ class House:
             taints=RememberedTaints(),
             audit=WatchedAudit(),
             clock=ManualClock(),
+            sinks=replace(self.opened.sinks, content_log=WatchedContentLog(self.opened.metrics)),
         )
 
     async def lose_the_store(self) -> None:

@@ -30,6 +30,7 @@ from tests.residency.worlds import (
     BACKENDS,
     GATEWAY,
     HEDGE_AFTER_S,
+    LOGS,
     STORE,
     TERMINATOR,
     Step,
@@ -172,6 +173,23 @@ class Case:
         told = self.in_force if kind == "end" and fields["cache"] == "hit" else set()
         await self.moment({"begin": "begun", "end": "ended", "refused": "refused"}[kind])
         self.in_force |= told
+
+    # What the content log was told.
+
+    def logged(self, line: bytes) -> None:
+        """It asks at the moment at which it writes: the one revision in force then must permit it too."""
+        sealed = "sealed" in orjson.loads(line)
+        self.play.seen["content logged" if sealed else "digests logged"] += 1
+        asked = self.asked if self.told else self.says  # turned away before its past was read
+        for action in ("record", "log") if sealed else ("record",):
+            for revisions in (self.opening, {self.play.revision}):
+                if not any(self.play.may(revision, asked, action, LOGS) for revision in revisions):
+                    self.play.violated(self.number, f"a line that takes `{action}` was logged", LOGS)
+        if MARK.search(line):
+            self.play.violated(self.number, "words were logged in the clear", LOGS)
+
+    def failed_to_log(self) -> None:
+        self.play.violated(self.number, "the content log failed", LOGS)
 
     def count_attempts(self, attempts: list[Mapping[str, Any]]) -> None:
         for attempt in attempts:

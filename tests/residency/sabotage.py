@@ -20,6 +20,8 @@ from gateway.policy.permit import Permitted
 from gateway.routing import attempts, plan
 from gateway.routing.attempt import Attempt
 from gateway.routing.kind import Kind
+from gateway.sinks import content_log
+from gateway.sinks import detail as sinks_detail
 from gateway.trail import Trail
 from tests.residency.worlds import AUDIT, GATEWAY, STORE, TERMINATOR
 
@@ -198,6 +200,16 @@ SABOTAGES = (
     Sabotage("entrance: the gateway may read", (without_entrance_check(Action.INFER, GATEWAY),), DOORS),
     Sabotage("entrance: the store may record", (without_entrance_check(Action.RECORD, STORE),), DOORS),
     Sabotage("entrance: the terminator may read", (without_entrance_check(Action.INFER, TERMINATOR),), DOORS),
+    Sabotage(
+        "content log: what its place may hold",
+        (put(content_log, "detail", lambda *given: sinks_detail.Detail.CONTENT),),
+        DOORS,
+    ),
+    Sabotage(
+        "content log: under the bundle in force",
+        (put(sinks_detail, "permitted_now", permitted_at_first),),
+        {**SWAPS, "moved": 0.0},
+    ),
     Sabotage("recordable: also a refusal", (put(conclusion, "recordable", lambda *given: True),), DOORS),
     Sabotage(
         "taint: the store corrects the guess",

@@ -25,6 +25,7 @@ CLOUDS = ("cloud-1", "cloud-2", "cloud-3", "cloud-4")
 SERVERS = ("local-engine", "server-1", "server-2")
 BACKENDS = (*SERVERS, *CLOUDS)
 GATEWAY, TERMINATOR, STORE, AUDIT = "gateway", "edge", "store-memory", "audit-files"
+LOGS = "logs"  # where the content log stands
 OWN = (GATEWAY, TERMINATOR, STORE, AUDIT)  # what every request meets, whoever answers it
 ACTIONS = ("infer", "cache", "log", "record")
 
@@ -137,7 +138,7 @@ class Maker:
 
     def places(self) -> list[Content]:
         kinds = {GATEWAY: "gateway", TERMINATOR: "gateway", STORE: "memory", AUDIT: "audit"}
-        sinks = {"logs": "log", "traces": "trace", "metrics": "metrics"}
+        sinks = {LOGS: "log", "traces": "trace", "metrics": "metrics"}
         places: list[Content] = []
         for place, kind in {**kinds, **sinks, "local-engine": "engine"}.items():
             if self.happens("own places abroad"):
