@@ -37,7 +37,7 @@ test: venv-dev ## the tests, on two processes (PYTEST_ARGS="-k word" narrows)
 PROVE_SEED ?= prove
 PROOFS := tests/residency tests/egress tests/policy/test_diff.py
 prove: venv-dev ## the long proofs: nothing leaves the permitted set, each check taken away in turn, a network of traps
-	RESIDENCY_CASES=24000 RESIDENCY_SEED=$(PROVE_SEED) POLICY_PAIRS=200 \
+	RESIDENCY_CASES=18000 RESIDENCY_SEED=$(PROVE_SEED) POLICY_PAIRS=200 \
 		$(BIN)/python -m pytest -n 2 --dist loadscope -m "proof or larger" $(PROOFS)
 
 check: venv-dev ## linter, formatter, types, and the rules of the tree
