@@ -51,3 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "larger: `make prove` runs it once more, over more cases")
     config.addinivalue_line("markers", "needs(*tools): programs that the test starts (tests/needs.py)")
     config.pluginmanager.register(NotRun(in_ci()), "not-run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest go first, so that at the end no process waits for another's."""
+    items.sort(key=lambda item: item.get_closest_marker("larger") is None)

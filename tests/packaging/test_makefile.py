@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SPREAD = "-n 2 --dist loadscope --no-loadscope-reorder"
 TARGETS = ("run", "test", "check", "bench", "demo", "lock", "clean")
 
 pytestmark = pytest.mark.needs("make")
@@ -35,7 +36,11 @@ def test_make_alone_lists_the_targets_and_does_nothing_else() -> None:
     [
         ("run", "run", "exec .venv/bin/douane serve --demo"),
         ("demo", "run", "exec .venv/bin/douane demo"),
-        ("test", "dev", 'exec .venv/bin/python -m pytest -n 2 --dist loadscope -m "not proof" '),
+        (
+            "test",
+            "dev",
+            f'exec .venv/bin/python -m pytest {SPREAD} -m "not proof" ',
+        ),
         ("bench", "dev", "exec .venv/bin/python -m bench.gateway --json"),
     ],
 )
