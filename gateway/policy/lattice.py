@@ -7,7 +7,7 @@ the same sensitivity, the one whose names come first in the alphabet is therefor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -133,3 +133,15 @@ def ones(number: int) -> Iterator[int]:
         lowest = number & -number
         yield lowest.bit_length() - 1
         number ^= lowest
+
+
+def points_permitted(applying: int, forbids: int, by_labels: Sequence[int]) -> int:
+    """The points that some of the `applying` rules permits and none forbids. `forbids` is the set of rules
+    that forbid, `by_labels` holds the points that each rule is about."""
+    permitted = forbidden = 0
+    for rule in ones(applying):
+        if forbids >> rule & 1:
+            forbidden |= by_labels[rule]
+        else:
+            permitted |= by_labels[rule]
+    return permitted & ~forbidden

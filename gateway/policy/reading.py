@@ -11,7 +11,7 @@ from gateway.labels import Labels, Vocabulary
 from gateway.places import Action, Place
 from gateway.policy.bundle import Bundle
 from gateway.policy.compile import ACTIONS
-from gateway.policy.lattice import Lattice, join, ones
+from gateway.policy.lattice import Lattice, join, points_permitted
 from gateway.policy.rules import FactCondition
 
 
@@ -34,13 +34,8 @@ class Reading:
         known = self._allowed.get(applying)
         if known is not None:
             return known
-        permitted = forbidden = 0
-        for rule in ones(applying):
-            if self.bundle.table.forbids >> rule & 1:
-                forbidden |= self.by_labels[rule]
-            else:
-                permitted |= self.by_labels[rule]
-        self._allowed[applying] = found = permitted & ~forbidden & self.known
+        permitted = points_permitted(applying, self.bundle.table.forbids, self.by_labels)
+        self._allowed[applying] = found = permitted & self.known
         return found
 
 

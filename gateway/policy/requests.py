@@ -23,7 +23,7 @@ from gateway.policy.compile import (
     purpose_rules,
     tenant_rules,
 )
-from gateway.policy.lattice import Lattice, lattice_of, ones
+from gateway.policy.lattice import Lattice, lattice_of, points_permitted
 from gateway.policy.rules import PlaceCondition
 
 Value = TypeVar("Value")
@@ -94,13 +94,8 @@ class Requests:
         known = self._allowed.get(applying)
         if known is not None:
             return known
-        permitted = forbidden = 0
-        for rule in ones(applying):
-            if self.bundle.table.forbids >> rule & 1:
-                forbidden |= self.by_labels[rule]
-            else:
-                permitted |= self.by_labels[rule]
-        self._allowed[applying] = found = permitted & ~forbidden
+        found = points_permitted(applying, self.bundle.table.forbids, self.by_labels)
+        self._allowed[applying] = found
         return found
 
     def usable(self, asked: Asked, *, entrances: bool) -> int:

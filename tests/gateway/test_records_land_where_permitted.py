@@ -13,8 +13,9 @@ from tests.gateway.inprocess import Client, chat, gateway, kinds, records, scrip
 from tests.integration.bundle import DEMO, HELPDESK, bundle_with_keys, edit, without_examples
 
 
-async def test_a_refusal_is_not_recorded_where_a_record_is_forbidden(tmp_path: Path) -> None:
-    policies = bundle_with_keys(tmp_path / "policies")
+def bundle_with_its_audit_anywhere(directory: Path) -> Path:
+    """A bundle whose audit is not on the premises, and may hold metadata all the same."""
+    policies = bundle_with_keys(directory)
     without_examples(policies)
     audit = "  - id: audit-files\n    kind: audit\n    country: DE\n    operator: self\n"
     edit(policies / "places.yaml", audit + "    attested: [on-premises]\n", audit)
@@ -24,6 +25,11 @@ async def test_a_refusal_is_not_recorded_where_a_record_is_forbidden(tmp_path: P
         "- id: the-audit-is-anywhere\n  description: It may hold metadata.\n  permit: [record]\n"
         "  when: {place_in: audit-files}\n\n- id: european-and-us",
     )
+    return policies
+
+
+async def test_a_refusal_is_not_recorded_where_a_record_is_forbidden(tmp_path: Path) -> None:
+    policies = bundle_with_its_audit_anywhere(tmp_path / "policies")
     async with gateway(tmp_path / "state", policies) as context:
         engine = script(context)
         secret = chat("hello", labels="secret")
@@ -64,16 +70,7 @@ async def test_an_answer_whose_begin_could_not_be_written_is_no_refusal(tmp_path
 async def test_of_a_request_whose_labels_are_not_all_known_nothing_is_recorded_that_they_could_forbid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policies = bundle_with_keys(tmp_path / "policies")
-    without_examples(policies)
-    audit = "  - id: audit-files\n    kind: audit\n    country: DE\n    operator: self\n"
-    edit(policies / "places.yaml", audit + "    attested: [on-premises]\n", audit)
-    edit(
-        policies / "residency" / "90-permits.yaml",
-        "- id: european-and-us",
-        "- id: the-audit-is-anywhere\n  description: It may hold metadata.\n  permit: [record]\n"
-        "  when: {place_in: audit-files}\n\n- id: european-and-us",
-    )
+    policies = bundle_with_its_audit_anywhere(tmp_path / "policies")
     async with gateway(tmp_path / "state", policies) as context:
         script(context)
 
