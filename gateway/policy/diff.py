@@ -19,7 +19,7 @@ from gateway.places import Action
 from gateway.policy.bundle import Bundle
 from gateway.policy.compile import ACTIONS
 from gateway.policy.entrances import equal
-from gateway.policy.lattice import lattice_of
+from gateway.policy.lattice import Lattice, lattice_of
 from gateway.policy.permit import Verdict, verdict_at
 from gateway.policy.reading import Reading, knows, reading_of, same_place
 from gateway.policy.requests import Who
@@ -112,7 +112,7 @@ def gains(before: Bundle, after: Bundle) -> tuple[Group, ...]:
             who: {purpose: {model: next(by_model) for model in models} for purpose in purposes}
             for who in whos
         }
-        for whos_of, purposes_of, models_of, points in leaves(tree):
+        for whos_of, purposes_of, models_of, points in leaves(tree, lattice):
             labels_from = tuple(lattice.in_order(lattice.least(points)))
             labels_to = tuple(lattice.in_order(lattice.greatest(points)))
             for action in ACTIONS:
@@ -209,14 +209,15 @@ def paired(
 
 
 def leaves(
-    tree: Mapping[Paired[Who], Mapping[Paired[str], Mapping[Paired[str], int]]],
+    tree: Mapping[Paired[Who], Mapping[Paired[str], Mapping[Paired[str], int]]], lattice: Lattice
 ) -> Iterator[tuple[tuple[Who, ...], tuple[str, ...], tuple[str, ...], int]]:
-    """Together what differs in nothing but tenant, then purpose, then model; without what gains nothing."""
+    """Together what differs in nothing but tenant, then purpose, then model; without what gains
+    nothing, and each convex part of the labels by itself."""
     for whos, of_purpose in equal(tree):
         for purposes, of_model in equal(of_purpose):
             for models, points in equal(of_model):
-                if points:
-                    yield flat(whos), tuple(sorted(flat(purposes))), tuple(sorted(flat(models))), points
+                for part in lattice.convex(points):
+                    yield flat(whos), tuple(sorted(flat(purposes))), tuple(sorted(flat(models))), part
 
 
 def flat(classes: Iterable[Paired[Value]]) -> tuple[Value, ...]:

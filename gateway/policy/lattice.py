@@ -82,6 +82,35 @@ class Lattice:
             below |= (points & self.with_category[name]) >> (ranks << (len(self.names) - 1 - number))
         return points & ~below
 
+    def convex(self, points: int) -> Iterator[int]:
+        """The set in parts, each of which has every point that lies between two of its own: then the least
+        and the greatest points of a part say all of it. One part wherever that is possible.
+
+        `points` are those that a bundle permits and an earlier one does not, and so convex among those with
+        the same sensitivity. Across the scale they need not be: the earlier bundle may lack one of its words.
+        """
+        part = 0
+        for rank, here in enumerate(self.from_rank):
+            exactly = points & here & ~join(self.from_rank[rank + 1 : rank + 2])
+            if part and exactly and not self.is_convex(part | exactly):
+                yield part
+                part = 0
+            part |= exactly
+        if part:
+            yield part
+
+    def is_convex(self, points: int) -> bool:
+        """Whether every point between two of these is one of them."""
+        above = below = points
+        for number, name in enumerate(self.names):
+            step = len(self.vocabulary.scale) << (len(self.names) - 1 - number)
+            above |= (above & ~self.with_category[name]) << step
+            below |= (below & self.with_category[name]) >> step
+        for _ in self.vocabulary.scale[1:]:
+            above |= (above & ~self.from_rank[-1]) << 1
+            below |= (below & join(self.from_rank[1:2])) >> 1
+        return above & below == points
+
     def in_order(self, points: int) -> Iterator[Labels]:
         """The labels of these points, the smallest first."""
         while (found := self.smallest(points, len(self.levels))) is not None:
