@@ -35,8 +35,8 @@ test: venv-dev ## the tests, on two processes (PYTEST_ARGS="-k word" narrows)
 	@exec $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not proof" $(PYTEST_ARGS)
 
 PROVE_SEED ?= prove
-PROOFS := tests/residency tests/egress tests/policy/test_diff.py
-prove: venv-dev ## the long proofs: nothing leaves the permitted set, each check taken away in turn, a network of traps
+PROOFS := tests/residency tests/egress tests/policy/test_diff.py tests/bench/test_gpu.py tests/local_engine/ops/triton
+prove: venv-dev ## the long proofs: nothing leaves the permitted set, each check taken away in turn, every kernel compiled
 	RESIDENCY_CASES=12000 RESIDENCY_SEED=$(PROVE_SEED) POLICY_PAIRS=100 \
 		$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "proof or larger" $(PROOFS)
 

@@ -53,6 +53,7 @@ REHEARSED = {
 }
 
 
+@pytest.mark.proof
 class Rehearsal:
     """A stage on the host, with tiny shapes, is the same code. Each subclass may be on another worker."""
 

@@ -18,7 +18,7 @@ import pytest
 from tests.packaging.test_pins import pins
 
 # Some sixty kernels a process, a second each and more while others work.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[4]
 SHARED_BYTES = 227 << 10

@@ -142,6 +142,7 @@ def test_a_few_kernels_among_the_hosts_operations_agree_too(
     assert distance(tiny["hf"], tokens[:SHORT], partly(name), theirs, Mutant("none")) <= TOLERANCE
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mistake_in_the_kernels_or_weights_exceeds_the_tolerance(
     tiny: dict[str, Path],
