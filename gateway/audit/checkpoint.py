@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final
 
+import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway.receipts.jwk import PublicKey
@@ -56,7 +57,7 @@ def _read(claims: dict[str, Any]) -> Checkpoint:
     if type(version) is not int or version != VERSION:
         raise Malformed(f"its `v` is not {VERSION}; check it with a douane that knows its version")
     try:
-        return _ADAPTER.validate_python(claims)
+        return _ADAPTER.validate_json(orjson.dumps(claims))
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

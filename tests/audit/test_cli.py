@@ -70,10 +70,12 @@ def test_the_same_as_json(tmp_path: Path) -> None:
                 ],
                 "warnings": [],
                 "unfinished": [{"file": str(path), "line": 1, "request": "req_1"}],
+                "signed": None,
+                "anchored": None,
                 "intact": False,
             }
         ],
-        "not_found_without_an_anchor": list(LIMITS),
+        "not_found_by_this_check": list(LIMITS),
     }
 
 

@@ -29,6 +29,8 @@ FIELD_NAMES = {
     "version", "durability", "signing_key", "demo", "reason", "unfinished_count",
     "rules_count", "places_count", "tenants_count", "problems", "problems_count",
     "torn_bytes", "torn_sha256", "kept_as",
+    # the chain itself
+    "jws", "first", "last", "last_hash", "files_count", "keep_days",
 }  # fmt: skip
 
 
