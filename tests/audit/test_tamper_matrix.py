@@ -50,7 +50,8 @@ async def test_a_chain_that_retention_shortened_is_intact(tmp_path: Path) -> Non
     (report,) = verify_files([tmp_path / "audit"], PINNED)
 
     assert (report.intact, report.first) == (True, read(live)[0]["seq"])
-    assert report.first is not None and report.first > 10
+    assert report.first is not None
+    assert report.first > 10
     assert read(live)[0]["kind"] == "checkpoint"
 
 
