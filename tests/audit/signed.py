@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from gateway.audit.checkpoint import Checkpoint
+from gateway.audit.checkpoint import Checkpoint, read_checkpoint
 from gateway.audit.files import FileAudit, Keeping, open_file_audit
 from gateway.clock import ManualClock
 from gateway.receipts.signer import ReceiptSigner
@@ -85,9 +86,8 @@ def relinked(records: Records, sign: Callable[[Checkpoint], str] | None = None) 
     for one in records:
         changes: dict[str, Any] = {"seq": previous["seq"] + 1, "prev": previous["hash"]}
         if sign is not None and one["kind"] == "checkpoint":
-            changes["jws"] = sign(
-                Checkpoint(one["replica"], previous["seq"], previous["hash"], one["time"], EVERY)
-            )
+            was = read_checkpoint(one["jws"])
+            changes["jws"] = sign(replace(was, sequence=previous["seq"], hash=previous["hash"]))
         previous = rehashed(one, **changes)
         anew.append(previous)
     return anew
