@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64decode
-from binascii import Error as Base64Error
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.receipts.jwk import DEMO_PREFIX, PublicKey, base64url
-from gateway.receipts.keys import SigningKeyInvalid, read_public_pem
+from gateway.receipts.jwk import DEMO_PREFIX, PublicKey
+from gateway.receipts.jws import from_base64url, unique_members
+from gateway.receipts.keys import RECEIPTS, KeyUse, SigningKeyInvalid, read_public_pem
 
 _FILE_BYTES_MAX: Final = 1 << 20
-
-
-class NotCanonical(ValueError):
-    """Text that is not base64url as RFC 7515 wants it: unpadded, and with no spare bits set."""
-
-
-def from_base64url(text: str) -> bytes:
-    """Strict: of two spellings of the same bytes only one is taken. Raises NotCanonical."""
-    try:
-        data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (Base64Error, ValueError):
-        raise NotCanonical("not base64url") from None
-    if base64url(data) != text:
-        raise NotCanonical("not base64url without padding, in its one canonical spelling")
-    return data
-
-
-def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads(object_pairs_hook=...)`: raises ValueError where a name stands twice."""
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        twice = next(name for name, _ in pairs if sum(other == name for other, _ in pairs) > 1)
-        raise ValueError(f"`{twice}` stands twice in one object")
-    return members
 
 
 def _ed25519(text: str) -> str:
@@ -65,14 +40,14 @@ class _JwkSet(BaseModel):
     keys: Annotated[list[_Jwk], Field(min_length=1)]
 
 
-def load_pinned(path: Path) -> Mapping[str, PublicKey]:
+def load_pinned(path: Path, use: KeyUse = RECEIPTS) -> Mapping[str, PublicKey]:
     """Thumbprint -> key, from a PEM public key, a JWK or a JWK set. Raises SigningKeyInvalid."""
     try:
         with path.open("rb") as file:
             text = file.read(_FILE_BYTES_MAX)
     except OSError as error:
         raise SigningKeyInvalid(f"`{path}` cannot be read: {error.strerror}") from error
-    keys = _from_json(text, path) if text.lstrip().startswith(b"{") else (read_public_pem(text, path),)
+    keys = _from_json(text, path) if text.lstrip().startswith(b"{") else (read_public_pem(text, path, use),)
     return {key.thumbprint: key for key in keys}
 
 

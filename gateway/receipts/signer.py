@@ -9,11 +9,11 @@ from typing import Any, Final
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.receipts.jwk import PublicKey, base64url, jwks
+from gateway.receipts.jwk import PublicKey, jwks
+from gateway.receipts.jws import header_of, seal
 from gateway.receipts.receipt import VERSION, Receipt
 
 TYPE: Final = "douane-receipt+jws"
-ALGORITHM: Final = "EdDSA"
 _CLAIMS: Final = tuple(claim.name for claim in fields(Receipt))
 
 
@@ -41,14 +41,13 @@ class ReceiptSigner:
         self._demo = key.demo
         self.kid = key.kid
         self._published = (key.public, *retired)
-        self._header = base64url(orjson.dumps({"alg": ALGORITHM, "kid": key.kid, "typ": TYPE}))
+        self._header = header_of(key.kid, TYPE)
 
     def sign(self, receipt: Receipt) -> str:
         """The compact JWS over the receipt's claims, `v`, `emulated` and `demo`; about 50 µs of CPU."""
         claims = {name: getattr(receipt, name) for name in _CLAIMS}
         claims.update(v=VERSION, emulated=receipt.emulated, demo=self._demo)
-        signed = f"{self._header}.{base64url(orjson.dumps(claims))}"
-        return f"{signed}.{base64url(self._private.sign(signed.encode()))}"
+        return seal(self._header, orjson.dumps(claims), self._private)
 
     def jwks(self) -> dict[str, Any]:
         """The document for `/.well-known/jwks.json`: the signing key first."""

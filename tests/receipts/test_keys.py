@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.receipts.jwk import PublicKey, jwks
+from gateway.receipts.jws import from_base64url
 from gateway.receipts.keys import (
     SigningKeyInvalid,
     create_key,
@@ -19,7 +20,6 @@ from gateway.receipts.keys import (
     load_signing_key,
     read_public_pem,
 )
-from gateway.receipts.pinned import from_base64url
 
 from .samples import FULL, key
 

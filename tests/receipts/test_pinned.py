@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.receipts.jwk import base64url, jwks
+from gateway.receipts.jws import NotCanonical, from_base64url
 from gateway.receipts.keys import SigningKeyInvalid, create_key
-from gateway.receipts.pinned import NotCanonical, from_base64url, load_pinned
+from gateway.receipts.pinned import load_pinned
 
 from .samples import key
 
