@@ -27,7 +27,7 @@ from gateway.policy.bundle import Bundle
 from gateway.policy.live import Admission
 from gateway.policy.problems import PolicyInvalid, Problem, did_you_mean
 from gateway.policy.prover import Prover
-from gateway.policy.serials import NoSerials, SerialFile
+from gateway.policy.serials import NoSerials, SerialFile, Serials
 from gateway.policy.trust import Trust, load_trust
 from gateway.receipts.keys import SigningKeyInvalid, load_signer
 from gateway.routing.health import Health
@@ -172,23 +172,19 @@ def configured_prices(settings: Settings) -> dict[str, Price]:
     }
 
 
-def trust_of(settings: Settings) -> Trust:
-    """Whose signatures count. Raises `SettingsInvalid`."""
+def vouching_of(settings: Settings) -> tuple[Trust, Serials]:
+    """Whose signatures count, and where serials are remembered. Raises `SettingsInvalid`."""
     try:
-        return load_trust(settings.policy_trusted_keys, settings.policy_signatures_needed)
+        trust = load_trust(settings.policy_trusted_keys, settings.policy_signatures_needed)
     except (SigningKeyInvalid, ValueError) as error:
         raise SettingsInvalid((f"`policy_trusted_keys`: {error}",)) from None
+    return trust, SerialFile(settings.state_dir) if trust.keys else NoSerials()
 
 
 def admission_of(settings: Settings, prices: Prices) -> Admission:
     """What a bundle must pass to come into force. Raises `SettingsInvalid`."""
-    trust = trust_of(settings)
-    return Admission(
-        trust,
-        SerialFile(settings.state_dir) if trust.keys else NoSerials(),
-        Prover(),
-        lambda bundle: require_usable(bundle, settings, prices),
-    )
+    usable = lambda bundle: require_usable(bundle, settings, prices)  # noqa: E731
+    return Admission(*vouching_of(settings), Prover(), usable)
 
 
 def require_usable(bundle: Bundle, settings: Settings, prices: Prices) -> Bundle:

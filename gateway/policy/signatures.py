@@ -6,6 +6,7 @@ the bundle by the hash over all of its files, and holds nothing of it.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -122,7 +123,7 @@ def read_statement(payload: bytes) -> Statement:
     if set(claims) != {"policy_revision", "serial", "signed_at"}:
         raise JwsMalformed("its payload has other members than `v`, `policy_revision`, `serial`, `signed_at`")
     try:
-        statement = TypeAdapter(Statement).validate_python(claims, strict=True)
+        statement = TypeAdapter(Statement).validate_json(json.dumps(claims), strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -46,13 +46,18 @@ class Trust:
         if not self.keys:
             return ()
         found = self.judged(files, serial)
-        signers = tuple(sorted({one.kid for one in found if one.good and one.kid is not None}))
+        signers = signers_of(found)
         if len(signers) >= self.needed:
             return signers
         raise refusal(found, signers, self.needed)
 
 
 NO_TRUST: Final = Trust(MappingProxyType({}), 0)
+
+
+def signers_of(found: Iterable[Judged]) -> tuple[str, ...]:
+    """The different keys whose signatures are good, sorted."""
+    return tuple(sorted({one.kid for one in found if one.good and one.kid is not None}))
 
 
 def refusal(found: tuple[Judged, ...], signers: tuple[str, ...], needed: int) -> PolicyUntrusted:
