@@ -7,7 +7,6 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from gateway import __version__, logs
 from gateway.audit.files import Keeping, open_file_audit
@@ -23,18 +22,14 @@ from gateway.egress.guard import Egress
 from gateway.errors import RecordUnavailable
 from gateway.metrics import Metrics
 from gateway.places import BACKEND_KINDS
-from gateway.policies import Policies, loaded_record
+from gateway.policies import Policies, first_in_force, first_load, loaded_record
 from gateway.policy.bundle import Bundle
-from gateway.policy.load import load_bundle
-from gateway.policy.problems import (
-    PolicyClaimsFailed,
-    PolicyInvalid,
-    PolicyTestsFailed,
-    Problem,
-    did_you_mean,
-)
+from gateway.policy.live import Admission
+from gateway.policy.problems import PolicyInvalid, Problem, did_you_mean
 from gateway.policy.prover import Prover
-from gateway.receipts.keys import load_signer
+from gateway.policy.serials import NoSerials, SerialFile, Serials
+from gateway.policy.trust import Trust, load_trust
+from gateway.receipts.keys import SigningKeyInvalid, load_signer
 from gateway.routing.health import Health
 from gateway.settings import Settings, SettingsInvalid
 from gateway.sinks.opening import open_sinks, wrong_places
@@ -59,19 +54,16 @@ async def open_context(
 
     `egress` is the guard of the whole process, where there is one; the shared client always has a guard.
     Raises what the parts raise when they cannot be opened: `PolicyInvalid`, `PolicyTestsFailed`,
-    `PolicyClaimsFailed`, `KeyFileInvalid`, `AuditUnusable`, `SinkUnusable`, `SettingsInvalid`.
+    `PolicyClaimsFailed`, `PolicyUntrusted`, `KeyFileInvalid`, `AuditUnusable`, `SinkUnusable`,
+    `SettingsInvalid`. A bundle that is refused is in the audit by then.
     """
     clock = SystemClock()
     metrics = Metrics()
     prices = Prices.load(configured=configured_prices(settings))
-    prover = Prover()
+    admission = admission_of(settings, prices)
     egress = egress or Egress()
     egress.register(metrics.registry)
 
-    def load(directory: Path) -> Bundle:
-        return require_usable(load_bundle(directory, prover), settings, prices)
-
-    bundle = await asyncio.to_thread(load, settings.policies)
     async with AsyncExitStack() as stack:
         keys = TenantKeys.from_file(settings.state_dir / MASTER_KEY)
         signer = load_signer(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
@@ -87,6 +79,8 @@ async def open_context(
             ),
         )
         stack.push_async_callback(audit.aclose)
+        live = await first_load(settings.policies, admission, audit)
+        bundle = live.bundle
         egress.put_in_force(await asyncio.to_thread(destinations, settings, bundle))
         store, store_place = await open_store(settings)
         stack.push_async_callback(store.aclose)
@@ -109,21 +103,14 @@ async def open_context(
                 )
                 raise PolicyInvalid([problem]) from error
 
-        policies = Policies(
-            settings.policies,
-            bundle,
-            load,
-            (PolicyInvalid, PolicyTestsFailed, PolicyClaimsFailed),
-            audit,
-            metrics,
-            put_in_force,
-        )
+        await first_in_force(live, admission, audit)
+        policies = Policies(settings.policies, live, admission, audit, metrics, put_in_force)
         started = Started(
             __version__, settings.gateway_place, bundle.revision, bundle.serial, settings.audit_durability,
             signer.kid, bool(demo_keys),
         )  # fmt: skip
         await audit.append(started.kind, started.fields())
-        loaded = loaded_record(bundle, None)
+        loaded = loaded_record(live, None, None)
         await audit.append(loaded.kind, loaded.fields())
         audit.checkpoint()
         context = GatewayContext(
@@ -198,6 +185,21 @@ def configured_prices(settings: Settings) -> dict[str, Price]:
         for place, given in settings.backends.items()
         if given.input_usd_per_million_tokens is not None and given.output_usd_per_million_tokens is not None
     }
+
+
+def vouching_of(settings: Settings) -> tuple[Trust, Serials]:
+    """Whose signatures count, and where serials are remembered. Raises `SettingsInvalid`."""
+    try:
+        trust = load_trust(settings.policy_trusted_keys, settings.policy_signatures_needed)
+    except (SigningKeyInvalid, ValueError) as error:
+        raise SettingsInvalid((f"`policy_trusted_keys`: {error}",)) from None
+    return trust, SerialFile(settings.state_dir) if trust.keys else NoSerials()
+
+
+def admission_of(settings: Settings, prices: Prices) -> Admission:
+    """What a bundle must pass to come into force. Raises `SettingsInvalid`."""
+    usable = lambda bundle: require_usable(bundle, settings, prices)  # noqa: E731
+    return Admission(*vouching_of(settings), Prover(), usable)
 
 
 def require_usable(bundle: Bundle, settings: Settings, prices: Prices) -> Bundle:

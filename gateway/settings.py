@@ -87,6 +87,13 @@ class Settings(BaseModel):
     policy_poll_s: float = Field(
         default=2.0, gt=0, description="How often the bundle is checked for a change."
     )
+    policy_trusted_keys: Annotated[tuple[Path, ...], BeforeValidator(split_list)] = Field(
+        default=(),
+        description="Files of public keys (PEM or JWK); with any, only bundles that they signed are loaded.",
+    )
+    policy_signatures_needed: int = Field(
+        default=1, ge=1, description="How many different trusted keys must have signed; 2 for four eyes."
+    )
     state_dir: Path = Field(
         default=Path("var"), description="Directory of keys, audit and the store's memory."
     )
@@ -228,6 +235,15 @@ class Settings(BaseModel):
                 )
         else:
             require_trace_url(self.trace_url)
+        return self
+
+    @model_validator(mode="after")
+    def signatures_have_keys(self) -> Settings:
+        if self.policy_signatures_needed > 1 and not self.policy_trusted_keys:
+            raise ValueError(
+                "`policy_signatures_needed` asks for signatures, and no key is trusted: set "
+                "`policy_trusted_keys` (DOUANE_POLICY_TRUSTED_KEYS)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -162,7 +162,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoaded:
-    """A bundle took effect; `previous` is the revision it replaced."""
+    """A bundle took effect; `previous` is the revision it replaced, None at a start.
+
+    `signed_by` are the trusted keys that vouch for it. `summary` is what it changed, in the words of the
+    bundles (`gateway.policy.summary`); None at a start.
+    """
 
     kind: ClassVar[str] = "policy_loaded"
     revision: str
@@ -171,6 +175,8 @@ class PolicyLoaded:
     rules_count: int
     places_count: int
     tenants_count: int
+    signed_by: tuple[str, ...] = ()
+    summary: Mapping[str, Any] | None = None
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -180,20 +186,39 @@ class PolicyLoaded:
             "rules_count": self.rules_count,
             "places_count": self.places_count,
             "tenants_count": self.tenants_count,
+            "signed_by": self.signed_by,
+            "summary": self.summary,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyRefused:
-    """A bundle that was not loaded; `kept` is the revision that stays. `problems` are `file:line` of each."""
+    """A bundle that was not loaded; `kept` is the revision that stays, None at a start, which then failed.
+
+    `problems` are `file:line` of each; `reason` is a word of `gateway.policy.problems.reason_of`. `revision`
+    and `serial` are what was offered, where that could be read, and `summary` what it would have changed,
+    where it could be compiled.
+    """
 
     kind: ClassVar[str] = "policy_refused"
     kept: str | None
     problems_count: int
     problems: tuple[str, ...]
+    reason: str
+    revision: str | None = None
+    serial: int | None = None
+    summary: Mapping[str, Any] | None = None
 
     def fields(self) -> dict[str, Any]:
-        return {"kept": self.kept, "problems_count": self.problems_count, "problems": self.problems}
+        return {
+            "kept": self.kept,
+            "problems_count": self.problems_count,
+            "problems": self.problems,
+            "reason": self.reason,
+            "revision": self.revision,
+            "serial": self.serial,
+            "summary": self.summary,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,11 @@ from gateway.cli.serve import fail, require_clean_environment
 from gateway.doctor.examination import examine
 from gateway.doctor.finding import Finding, Report, Status
 from gateway.doctor.permissions import policy_document
+from gateway.doctor.vouching import examine_vouching
 from gateway.opening import configured_prices, require_usable
-from gateway.policy.load import load_bundle
-from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTestsFailed
+from gateway.policy.load import load_files
+from gateway.policy.problems import REFUSALS
+from gateway.policy.source.directory import read_directory
 from gateway.settings import SettingsInvalid, read_settings
 
 STYLES: Final = {
@@ -30,7 +32,7 @@ STYLES: Final = {
     Status.FAIL: "bold red",
     Status.UNKNOWN: "magenta",
 }
-NOT_POSSIBLE: Final = (SettingsInvalid, PolicyInvalid, PolicyTestsFailed, PolicyClaimsFailed)
+NOT_POSSIBLE: Final = (SettingsInvalid, *REFUSALS)
 
 
 @click.command()
@@ -51,11 +53,13 @@ def doctor(
         settings = read_settings(os.environ, **({"policies": policies} if policies else {}))
         require_clean_environment(settings)
         prices = Prices.load(configured=configured_prices(settings))
-        bundle = require_usable(load_bundle(settings.policies), settings, prices)
+        files = read_directory(settings.policies)
+        bundle = require_usable(load_files(files).bundle, settings, prices)
         if iam_policy:
             click.echo(json.dumps(policy_document(bundle.places.values()), indent=2))
             return
-        report = examine(settings, bundle)
+        vouched = tuple(examine_vouching(settings, files, bundle))
+        report = Report((*vouched, *examine(settings, bundle).findings))
     except NOT_POSSIBLE as error:
         fail(error)
     if form == "json":

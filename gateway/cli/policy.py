@@ -28,6 +28,7 @@ from gateway.cli.policy_command import (
     read_or_exit,
     with_format,
 )
+from gateway.cli.policy_signing import new_signing_key, public_key, sign_command, signatures
 from gateway.cli.proof import print_entrance, print_proof
 from gateway.cli.runs import print_run
 from gateway.facts import Facts
@@ -48,12 +49,16 @@ from gateway.policy.source.document import parse_document
 
 @click.group(cls=PolicyGroup)
 def policy() -> None:
-    """Check, test, prove, compare, explain and export policy bundles."""
+    """Check, test, prove, compare, explain, sign and export policy bundles."""
 
 
 policy.add_command(packs)
 policy.add_command(add)
 policy.add_command(detect)
+policy.add_command(new_signing_key)
+policy.add_command(public_key)
+policy.add_command(sign_command)
+policy.add_command(signatures)
 
 
 @policy.command()

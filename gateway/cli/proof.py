@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import click
 
 from gateway.policy.bundle import Bundle
-from gateway.policy.entrances import Entrance, Unserved, in_words
+from gateway.policy.entrances import Entrance
 from gateway.policy.witness import Proof
-
-LABELS_SHOWN = 6  # of those from which an entrance cannot serve; JSON has all
+from gateway.policy.wording import entrance_lines
 
 
 def print_proof(proof: Proof, *, verbose: bool) -> None:
@@ -40,19 +37,3 @@ def print_entrance(entrance: Entrance, bundle: Bundle) -> None:
     for group in entrance.unserved:
         for line in entrance_lines(group, bundle):
             click.echo(line)
-
-
-def entrance_lines(group: Unserved, bundle: Bundle) -> tuple[str, str]:
-    """Who cannot be served, and from which labels on."""
-    labels = [", ".join(one.names()) for one in group.labels_from]
-    more = f"; and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
-    purposes = all_or(group.purposes, bundle.vocabulary.purposes, "purpose")
-    models = all_or(group.models, bundle.routes.models, "model")
-    return (
-        f"  {in_words(group.whos, bundle)}; {purposes}; {models}",
-        f"       from the labels {'; or '.join(labels[:LABELS_SHOWN])}{more}: {', '.join(group.rules)}",
-    )
-
-
-def all_or(chosen: Collection[str], every: Collection[str], what: str) -> str:
-    return f"any {what}" if len(chosen) == len(every) else f"{what} {', '.join(chosen)}"

@@ -22,7 +22,7 @@ from gateway.egress.guard import Egress
 from gateway.egress.hook import install
 from gateway.egress.loop import guarded_loop
 from gateway.engine_process import EngineFailed
-from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTestsFailed
+from gateway.policy.problems import REFUSALS
 from gateway.receipts.keys import SigningKeyInvalid
 from gateway.serving import serve as serve_gateway
 from gateway.settings import Settings, SettingsInvalid, read_settings
@@ -35,9 +35,7 @@ from gateway.tenant_keys import KeyFileInvalid
 INVALID_INPUT = 3
 NOT_STARTED = (
     SettingsInvalid,
-    PolicyInvalid,
-    PolicyTestsFailed,
-    PolicyClaimsFailed,
+    *REFUSALS,
     KeyFileInvalid,
     SigningKeyInvalid,
     AuditUnusable,

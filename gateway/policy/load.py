@@ -64,14 +64,18 @@ def load_bundle(directory: Path, find_broken: Prove = prove_here) -> Bundle:
     Raises PolicyInvalid; PolicyTestsFailed when one of its own examples does not hold; PolicyClaimsFailed
     when `find_broken` finds a claim that does not.
     """
-    files = read_directory(directory)
+    return load_files(read_directory(directory), find_broken).bundle
+
+
+def load_files(files: Files, find_broken: Prove = prove_here) -> Loaded:
+    """The bundle in these files, with every check passed. Raises what `load_bundle` does."""
     loaded = compile_files(files)
     run = run_cases(loaded.bundle, loaded.cases)
     if not run.passed:
         raise PolicyTestsFailed(run.failures())
     if problems := find_broken(files, loaded):
         raise PolicyClaimsFailed(problems)
-    return loaded.bundle
+    return loaded
 
 
 def compile_files(files: Files, parse: Parse = parse_document) -> Loaded:

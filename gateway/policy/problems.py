@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,6 +57,30 @@ class PolicyClaimsFailed(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(problems))
         super().__init__("\n".join(problem.text() for problem in self.problems))
+
+
+class PolicyUntrusted(Exception):
+    """The bundle may be well formed, but nobody who is trusted vouches for it, or an older one comes back.
+
+    `reason` is `unsigned`, `signature`, `too_few_signatures` or `serial`. `problems` is never empty.
+    """
+
+    def __init__(self, reason: str, problems: Iterable[Problem]) -> None:
+        self.reason = reason
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(problem.text() for problem in self.problems))
+
+
+# Everything for which a bundle is refused on purpose.
+REFUSALS: Final = (PolicyInvalid, PolicyTestsFailed, PolicyClaimsFailed, PolicyUntrusted)
+
+
+def reason_of(refused: Exception) -> str:
+    """The refusal in one word; `unreadable` for whatever nobody foresaw."""
+    if isinstance(refused, PolicyUntrusted):
+        return refused.reason
+    words = {PolicyInvalid: "invalid", PolicyTestsFailed: "tests_failed", PolicyClaimsFailed: "claims_failed"}
+    return next((word for kind, word in words.items() if isinstance(refused, kind)), "unreadable")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

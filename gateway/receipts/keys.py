@@ -1,4 +1,4 @@
-"""The files of receipt keys: one private key that signs, and public ones that stay published after it.
+"""The files of signing keys: one private key that signs, and public ones that stay published after it.
 
 A line before the PEM marks a demo key; from there the mark is in its `kid`, its JWK and every receipt.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,18 @@ from gateway.receipts.jwk import DEMO_LINE, PublicKey
 from gateway.receipts.signer import ReceiptSigner, SigningKey
 
 _KEY_FILE_BYTES_MAX: Final = 16 * 1024
-_MAKE_ONE: Final = "make one with `douane receipt new-key PATH`"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What keys are for, and the commands that make them and show their public halves."""
+
+    signed: str
+    new: str
+    public: str
+
+
+RECEIPTS: Final = KeyUse("receipts", "douane receipt new-key", "douane receipt public-key")
 
 
 class SigningKeyInvalid(Exception):
@@ -47,12 +59,13 @@ def create_key(path: Path, *, demo: bool = False) -> SigningKey:
     return SigningKey(private, PublicKey(private.public_key().public_bytes_raw(), demo))
 
 
-def load_signing_key(path: Path) -> SigningKey:
+def load_signing_key(path: Path, use: KeyUse = RECEIPTS) -> SigningKey:
     """Reads a private key (PEM, PKCS#8, not encrypted) whose file only its owner can reach.
 
     Raises SigningKeyInvalid.
     """
-    text = _read_private_file(path)
+    text = _read_private_file(path, use)
+    make_one = f"make one with `{use.new} PATH`"
     try:
         private = serialization.load_pem_private_key(text, password=None)
     except TypeError as error:
@@ -60,24 +73,22 @@ def load_signing_key(path: Path) -> SigningKey:
             f"`{path}` is protected by a passphrase; store it without one, mode 0600"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SigningKeyInvalid(f"`{path}` holds no private key in PEM form; {_MAKE_ONE}") from error
+        raise SigningKeyInvalid(f"`{path}` holds no private key in PEM form; {make_one}") from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise SigningKeyInvalid(f"`{path}` is not an Ed25519 key; {_MAKE_ONE}")
+        raise SigningKeyInvalid(f"`{path}` is not an Ed25519 key; {make_one}")
     return SigningKey(private, PublicKey(private.public_key().public_bytes_raw(), _is_demo(text)))
 
 
-def read_public_pem(text: bytes, path: Path) -> PublicKey:
+def read_public_pem(text: bytes, path: Path, use: KeyUse = RECEIPTS) -> PublicKey:
     """The public key in a PEM file's bytes. Raises SigningKeyInvalid, also for a private key."""
     if b"PRIVATE KEY" in text:
-        raise SigningKeyInvalid(
-            f"`{path}` is a private key; give the public one (`douane receipt public-key PATH`)"
-        )
+        raise SigningKeyInvalid(f"`{path}` is a private key; give the public one (`{use.public} PATH`)")
     try:
         public = serialization.load_pem_public_key(text)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise SigningKeyInvalid(f"`{path}` holds no public key in PEM form") from error
     if not isinstance(public, Ed25519PublicKey):
-        raise SigningKeyInvalid(f"`{path}` is not an Ed25519 key; receipts are signed with Ed25519 only")
+        raise SigningKeyInvalid(f"`{path}` is not an Ed25519 key; {use.signed} are signed with Ed25519 only")
     return PublicKey(public.public_bytes_raw(), _is_demo(text))
 
 
@@ -102,13 +113,13 @@ def load_signer(path: Path, retired: Path) -> ReceiptSigner:
     return ReceiptSigner(load_signing_key(path), load_retired(retired))
 
 
-def _read_private_file(path: Path) -> bytes:
+def _read_private_file(path: Path, use: KeyUse) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block us
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise SigningKeyInvalid(f"`{path}` is not a regular file; {_MAKE_ONE}")
+                raise SigningKeyInvalid(f"`{path}` is not a regular file; make one with `{use.new} PATH`")
             mode = stat.S_IMODE(status.st_mode)
             if mode & 0o177:
                 raise SigningKeyInvalid(
@@ -119,9 +130,7 @@ def _read_private_file(path: Path) -> bytes:
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:
-        raise SigningKeyInvalid(
-            f"there is no key file `{path}`; make one with `douane receipt new-key {path}`"
-        ) from error
+        raise SigningKeyInvalid(f"there is no key file `{path}`; make one with `{use.new} {path}`") from error
     except OSError as error:
         raise SigningKeyInvalid(f"`{path}` cannot be read: {error.strerror}") from error
 

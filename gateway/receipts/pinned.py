@@ -9,8 +9,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.receipts.jwk import DEMO_PREFIX, PublicKey, from_base64url, unique_members
-from gateway.receipts.keys import SigningKeyInvalid, read_public_pem
+from gateway.receipts.jwk import DEMO_PREFIX, PublicKey
+from gateway.receipts.jws import from_base64url, unique_members
+from gateway.receipts.keys import RECEIPTS, KeyUse, SigningKeyInvalid, read_public_pem
 
 _FILE_BYTES_MAX: Final = 1 << 20
 
@@ -39,14 +40,14 @@ class _JwkSet(BaseModel):
     keys: Annotated[list[_Jwk], Field(min_length=1)]
 
 
-def load_pinned(path: Path) -> Mapping[str, PublicKey]:
+def load_pinned(path: Path, use: KeyUse = RECEIPTS) -> Mapping[str, PublicKey]:
     """Thumbprint -> key, from a PEM public key, a JWK or a JWK set. Raises SigningKeyInvalid."""
     try:
         with path.open("rb") as file:
             text = file.read(_FILE_BYTES_MAX)
     except OSError as error:
         raise SigningKeyInvalid(f"`{path}` cannot be read: {error.strerror}") from error
-    keys = _from_json(text, path) if text.lstrip().startswith(b"{") else (read_public_pem(text, path),)
+    keys = _from_json(text, path) if text.lstrip().startswith(b"{") else (read_public_pem(text, path, use),)
     return {key.thumbprint: key for key in keys}
 
 

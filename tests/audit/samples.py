@@ -19,6 +19,7 @@ from gateway.audit.records import (
 from gateway.backends.base import Upstream, Usage
 from gateway.facts import Facts
 from gateway.labels import Labels
+from gateway.policy.summary import Summary
 
 FACTS = Facts("acme-de", "DE", "support", "gpt-oss-20b", Labels("confidential", frozenset({"personal"})))
 UPSTREAM = Upstream("bedrock-runtime.eu-central-1.amazonaws.com", "eu-central-1", "5d0e3f1c", emulated=False)
@@ -66,8 +67,14 @@ REFUSED = Refused(
     receipt="rcpt_2",
     request_hmac="e" * 64,
 )
-LOADED = PolicyLoaded("sha256:" + "b" * 64, 7, "sha256:" + "a" * 64, 12, 9, 4)
-NOT_LOADED = PolicyRefused("sha256:" + "b" * 64, 2, ("places.yaml:3", "routes.yaml:9"))
+SUMMARY = Summary(1, 0, 2, ("newly allowed: `infer` at `bedrock-london`; EEA; any purpose; any model",))
+LOADED = PolicyLoaded(
+    "sha256:" + "b" * 64, 7, "sha256:" + "a" * 64, 12, 9, 4, signed_by=("kid",), summary=SUMMARY.fields()
+)
+NOT_LOADED = PolicyRefused(
+    "sha256:" + "b" * 64, 2, ("places.yaml:3", "routes.yaml:9"), "signature",
+    revision="sha256:" + "c" * 64, serial=8, summary=SUMMARY.fields(),
+)  # fmt: skip
 STARTED = Started("0.1.0", "gateway", "sha256:" + "b" * 64, 7, "written", "kid", demo=False)
 STOPPED = Stopped("SIGTERM", 0)
 RECOVERED = Recovered(17, "f" * 64, "0123456789abcdef.torn-ffff")

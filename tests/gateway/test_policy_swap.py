@@ -11,6 +11,8 @@ import pytest
 
 from gateway.backends.base import ServerFault
 from gateway.policy.bundle import Bundle
+from gateway.policy.live import Live
+from gateway.policy.source.directory import Files
 from gateway.store.memory import MemoryStore
 from tests.gateway.inprocess import chat, gateway, kinds, records, script
 from tests.integration.bundle import bundle_with_keys, edit, without_examples
@@ -152,11 +154,11 @@ async def test_a_load_that_fails_as_nobody_foresaw_does_not_end_the_watching(
         before, loads = context.policies.current, asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def load(_: Path) -> Bundle:
+        def admit(_: Files) -> Live:
             loop.call_soon_threadsafe(loads.set)
-            raise RuntimeError("a loop of symlinks")
+            raise RuntimeError("a fault of our own")
 
-        context.policies._load = load
+        context.policies._admit = admit
         watching = asyncio.create_task(context.policies.watch(0.01))
         for name in ("one", "two"):
             loads.clear()
@@ -174,15 +176,15 @@ async def test_of_two_loads_at_once_the_later_content_stays_in_force(tmp_path: P
         second = replace(context.policies.current, revision="sha256:second")
         contents = [first, second]
 
-        def load(_: Path) -> Bundle:
+        def admit(files: Files) -> Live:
             mine = contents.pop(0)
             if mine is first:
                 went.set()
                 slow.wait(10)
-            return mine
+            return Live(mine, files, ())
 
         policies_ = context.policies
-        policies_._load = load
+        policies_._admit = admit
         one = asyncio.create_task(policies_.reload())
         await asyncio.to_thread(went.wait, 10)
         two = asyncio.create_task(policies_.reload())

@@ -52,6 +52,7 @@ def test_every_plain_field_can_be_set_by_its_variable() -> None:
         "trace_url": "https://collector.test/v1/traces",
         "trace_content": "true",
         "aws_instance_role": "true",
+        "policy_trusted_keys": "ours.pem, theirs.json",
         "tls_cert": "cert.pem",
         "tls_key": "key.pem",
         "host": "::1",
@@ -65,6 +66,7 @@ def test_every_plain_field_can_be_set_by_its_variable() -> None:
 
     assert set(variables.values()) == settings.model_fields_set
     assert settings.port == 2048
+    assert settings.policy_trusted_keys == (Path("ours.pem"), Path("theirs.json"))
     assert settings.engine_models == ("text-engine_models",)
     assert [str(network) for network in settings.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
 
@@ -185,3 +187,9 @@ def test_traces_may_go_in_clear_on_loopback_only(url: str) -> None:
 @pytest.mark.parametrize("name", ["trace_secret", "trace_content"])
 def test_what_is_said_of_traces_needs_traces(name: str) -> None:
     assert f"`{name}` says something of traces" in problem({f"DOUANE_{name.upper()}": "true"})
+
+
+def test_signatures_of_more_than_nobody_need_keys() -> None:
+    assert "`policy_signatures_needed` asks for signatures, and no key is trusted" in problem(
+        {"DOUANE_POLICY_SIGNATURES_NEEDED": "2"}
+    )

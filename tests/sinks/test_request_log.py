@@ -18,6 +18,7 @@ GATEWAY = Path(life.__file__).parent
 OF_THE_PROCESS = {
     "exc_info",
     "problems",
+    "reason",
     "kept",
     "revision",
     "serial",

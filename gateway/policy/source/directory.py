@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 from typing import Final
 
 from gateway.policy.problems import PolicyInvalid, Problem, did_you_mean
@@ -16,6 +17,9 @@ OPTIONAL: Final = ("claims.yaml", "detectors.yaml")
 FOLDERS: Final = ("residency", "tests")
 ADOPTED: Final = "adopted"  # packs that are in force, a folder each
 PACK_FILES: Final = ("pack.yaml", "claims.yaml")
+SIGNATURES: Final = "signatures"  # of the bundle, and so no part of what they sign
+SIGNATURES_MAX: Final = 32
+SIGNATURE_BYTES_MAX: Final = 16 * 1024
 BESIDE: Final = ("packs", "schema", "README.md")  # may lie there, and are no part of the bundle
 FILE_BYTES_MAX: Final = 1 << 20
 FILES_MAX: Final = 500
@@ -26,9 +30,13 @@ Stamp = tuple[tuple[str, str, int, int, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The bytes of every file of a bundle, by path inside it, and the hash over them."""
+    """The bytes of every file of a bundle, by path inside it, and the hash over them.
+
+    INVARIANT: whatever is read of a bundle is in `content`, and so in its revision. `signatures` are not.
+    """
 
     content: Mapping[str, bytes]
+    signatures: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def revision(self) -> str:
@@ -59,7 +67,7 @@ def read_directory(directory: Path) -> Files:
         try:
             root = directory.resolve(strict=True)
             before = stamp(root)
-            content = {name: read_file(root / name, name) for name, *_ in before}
+            found = {name: read_file(root / name, name) for name, *_ in before}
             after = stamp(root)
         except NotADirectoryError:
             raise refused(
@@ -75,8 +83,11 @@ def read_directory(directory: Path) -> Files:
             name = Path(error.filename or ".").name
             raise refused(name, "the file cannot be read", "give the process the right to read it") from None
         if before == after:
+            signatures = {name: text for name, text in found.items() if name.startswith(f"{SIGNATURES}/")}
+            content = {name: text for name, text in found.items() if name not in signatures}
             check_names(tuple(content))
-            return Files(content)
+            check_signatures(signatures)
+            return Files(content, signatures)
     raise refused(
         ".",
         f"the directory changed during each of {READS_MAX} readings",
@@ -87,7 +98,10 @@ def read_directory(directory: Path) -> Files:
 def stamp(root: Path) -> Stamp:
     """What identifies every file at this moment: its name, the file it leads to, and that file's state."""
     found: list[tuple[str, str, int, int, int, int]] = []
-    folders = [(root, (*FOLDERS, ADOPTED)), *((root / name, ()) for name in FOLDERS)]
+    folders = [
+        (root, (*FOLDERS, ADOPTED, SIGNATURES)),
+        *((root / name, ()) for name in (*FOLDERS, SIGNATURES)),
+    ]
     for pack in pack_folders(root):
         folders += [(pack, ("residency",)), (pack / "residency", ())]
     for folder, below in folders:
@@ -96,16 +110,26 @@ def stamp(root: Path) -> Stamp:
         for entry in sorted(os.listdir(folder)):
             path = folder / entry
             name = path.relative_to(root).as_posix()
+            if not is_text(name):
+                shown = name.encode(errors="replace").decode()
+                raise refused(shown, f"the name `{shown}` is not UTF-8", "give the file another name")
             if entry.startswith(".") or entry in below or (folder is root and entry in BESIDE):
                 continue
             if path.is_dir():
                 raise refused(name, f"unknown folder `{name}`", did_you_mean(entry, below or FOLDERS))
             target = path.resolve(strict=True)
             state = target.stat()
+            if not S_ISREG(state.st_mode):  # a pipe would keep the reader waiting
+                raise refused(name, f"`{name}` is not a regular file", "put a file or a link to one there")
             found.append((name, str(target), state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size))
             if len(found) > FILES_MAX:
                 raise refused(".", f"more than {FILES_MAX} files", "join some of them")
     return tuple(found)
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name can be hashed and told: Linux lets it be any bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def pack_folders(root: Path) -> list[Path]:
@@ -165,6 +189,18 @@ def check_names(names: tuple[str, ...]) -> None:
             problems.append(Problem(name, 0, None, f"unknown file `{name}`", "its name must end in `.yaml`"))
     if problems:
         raise PolicyInvalid(problems)
+
+
+def check_signatures(signatures: Mapping[str, bytes]) -> None:
+    """Raises PolicyInvalid for what cannot be a signature by its name or size. None has been verified."""
+    if len(signatures) > SIGNATURES_MAX:
+        hint = "remove those of earlier revisions"
+        raise refused(f"{SIGNATURES}/", f"more than {SIGNATURES_MAX} signatures", hint)
+    for name, content in signatures.items():
+        if not name.endswith(".jws"):
+            raise refused(name, f"unknown file `{name}`", "its name must end in `.jws`")
+        if len(content) > SIGNATURE_BYTES_MAX:
+            raise refused(name, f"the file is larger than {SIGNATURE_BYTES_MAX} bytes", "it is no signature")
 
 
 def refused(name: str, message: str, hint: str) -> PolicyInvalid:

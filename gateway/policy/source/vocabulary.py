@@ -13,6 +13,7 @@ from gateway.policy.source.document import Document
 
 # The table lists every point of the lattice of labels: 4 x 2^12 of them take a few milliseconds.
 CATEGORIES_MAX = 12
+SERIAL_MAX = 2**53 - 1  # what JSON's readers, and the audit, hold exactly
 
 
 class VocabularyEntry(Entry):
@@ -40,7 +41,7 @@ class BundleFile(Entry):
     """`bundle.yaml`"""
 
     api_version: Annotated[Literal["douane/v1"], Field(alias="apiVersion")]
-    serial: Annotated[int, Field(ge=1, description="grows with every release of the bundle")]
+    serial: Annotated[int, Field(ge=1, le=SERIAL_MAX, description="grows with every release of the bundle")]
     vocabulary: VocabularyEntry
     taint: TaintEntry | None = None
 
