@@ -46,6 +46,7 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
         taint = known_taint(context.taints.recall(conversation), bundle.vocabulary, caller)
         while True:
             # 3. collect facts   4. permit
+            trail.past = taint
             facts = trail.facts = collect_facts(caller, model, declared, taint, detected, bundle.vocabulary)
             permitted = trail.permitted = permit(facts, bundle)
             require_entrance(trail, context)

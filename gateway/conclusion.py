@@ -64,6 +64,7 @@ async def conclude(
         receipt = None
     await leave(ending, usd, cached(), receipt_put(receipt, trail, context), trail, context)
     context.sinks.ended(ending, trail, context)
+    context.shadow.judge(trail, context)
     return receipt
 
 

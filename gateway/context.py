@@ -22,6 +22,7 @@ from gateway.taints import RememberedTaints
 from gateway.tenant_keys import TenantKeys
 
 if TYPE_CHECKING:
+    from gateway.shadow.shadow import Shadow
     from gateway.sinks.sinks import Sinks  # which judge requests, and so know this context
 
 
@@ -60,6 +61,7 @@ class GatewayContext:
     prices: Prices
     metrics: Metrics
     sinks: Sinks
+    shadow: Shadow
     clock: Clock
     readiness: Readiness
     demo_keys: Mapping[str, str]

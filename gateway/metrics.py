@@ -34,6 +34,8 @@ class Metrics:
     policy_serial: Gauge = field(init=False)
     store_up: Gauge = field(init=False)
     sinks: Counter = field(init=False)
+    shadow: Counter = field(init=False)
+    shadow_loads: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -77,6 +79,16 @@ class Metrics:
         set_once(self, "policy_serial", gauge("douane_policy_serial", "Serial of the bundle in force"))
         set_once(self, "store_up", gauge("douane_store_up", "1 while the store answers"))
 
+        set_once(
+            self,
+            "shadow",
+            counter("douane_shadow", "Requests judged by the candidate bundle, by how it differs", "kind"),
+        )
+        set_once(
+            self,
+            "shadow_loads",
+            counter("douane_shadow_loads", "Loads of a candidate bundle by outcome", "outcome"),
+        )
         set_once(
             self,
             "sinks",

@@ -7,14 +7,16 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from gateway import __version__, logs
+from gateway.audit.base import AuditSink
 from gateway.audit.files import Keeping, open_file_audit
 from gateway.audit.records import Started, Stopped
 from gateway.backends.http import open_http
 from gateway.backends.prices import Price, Prices
 from gateway.building import Backends
-from gateway.clock import SystemClock
+from gateway.clock import Clock, SystemClock
 from gateway.context import GatewayContext, Readiness
 from gateway.detect.detectors import Detectors
 from gateway.egress.destinations import destinations
@@ -28,10 +30,13 @@ from gateway.policy.live import Admission
 from gateway.policy.problems import PolicyInvalid, Problem, did_you_mean
 from gateway.policy.prover import Prover
 from gateway.policy.serials import NoSerials, SerialFile, Serials
+from gateway.policy.source.directory import read_directory
 from gateway.policy.trust import Trust, load_trust
 from gateway.receipts.keys import SigningKeyInvalid, load_signer
 from gateway.routing.health import Health
 from gateway.settings import Settings, SettingsInvalid
+from gateway.shadow.shadow import Candidate, NoShadow, Shadow
+from gateway.shadow.tally import FOLDER
 from gateway.sinks.opening import open_sinks, wrong_places
 from gateway.sinks.request_log import DEFAULT_PLACE
 from gateway.store.base import Store
@@ -113,6 +118,7 @@ async def open_context(
         loaded = loaded_record(live, None, None)
         await audit.append(loaded.kind, loaded.fields())
         audit.checkpoint()
+        shadow = open_shadow(settings, admission, policies, audit, metrics, clock)
         context = GatewayContext(
             settings=settings,
             policies=policies,
@@ -128,20 +134,43 @@ async def open_context(
             prices=prices,
             metrics=metrics,
             sinks=sinks,
+            shadow=shadow,
             clock=clock,
             readiness=Readiness(),
             demo_keys=demo_keys,
         )
-        watchers = (
+        watchers = [
             asyncio.create_task(policies.watch(settings.policy_poll_s)),
             asyncio.create_task(audit.tend(settings.audit_checkpoint_s)),
-        )
+        ]
+        if isinstance(shadow, Candidate):
+            watchers.append(asyncio.create_task(shadow.watch(settings.policy_poll_s)))
         try:
             yield context
         finally:
             for watcher in watchers:
                 watcher.cancel()
+            if isinstance(shadow, Candidate):
+                await shadow.save()
             await record_stop(context)
+
+
+def open_shadow(
+    settings: Settings,
+    admission: Admission,
+    policies: Policies,
+    audit: AuditSink,
+    metrics: Metrics,
+    clock: Clock,
+) -> Shadow:
+    if settings.shadow_policies is None:
+        return NoShadow()
+
+    def load(directory: Path) -> Bundle:
+        return admission.admit(read_directory(directory)).bundle
+
+    saved = settings.state_dir / FOLDER
+    return Candidate(settings.shadow_policies, load, policies, audit, metrics, clock, saved)
 
 
 async def record_stop(context: GatewayContext) -> None:

@@ -94,6 +94,10 @@ class Settings(BaseModel):
     policy_signatures_needed: int = Field(
         default=1, ge=1, description="How many different trusted keys must have signed; 2 for four eyes."
     )
+    shadow_policies: Path | None = Field(
+        default=None,
+        description="Directory of a candidate bundle, judged beside the live one; it may come and go.",
+    )
     state_dir: Path = Field(
         default=Path("var"), description="Directory of keys, audit and the store's memory."
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from gateway.audit.base import Sealed
 from gateway.facts import Caller, Facts
 from gateway.ingress import Incoming
+from gateway.labels import Labels
 from gateway.openai import ChatRequest
 from gateway.policy.bundle import Bundle
 from gateway.policy.permit import Permitted
@@ -31,6 +32,7 @@ class Trail:
     permitted: Permitted | None = None
     conversation: Conversation | None = None
     detected: tuple[str, ...] = ()  # kinds of things that detectors found in it: never the things themselves
+    past: Labels | None = None  # what the conversation brought into `facts`
     entered: bool = False  # the store has said what the conversation carries: `facts` hold all of it
     taint: frozenset[str] = frozenset()  # label names that the store said the conversation has carried
     reservation: Reservation | None = None  # set while something is reserved

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from gateway.backends.base import Upstream, Usage
     from gateway.facts import Facts
+
+CanaryAction = Literal["began", "ended", "promoted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +308,30 @@ class SegmentsDropped:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A candidate bundle `began` to be judged beside the live one, `ended` (removed, replaced or broken), or
+    was `promoted`: it is the live one now. `revision` and `serial` are the candidate's."""
+
+    kind: ClassVar[str] = "canary"
+    action: CanaryAction
+    revision: str
+    serial: int
+    live: str
+    judged_count: int
+    disagreements_count: int
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "action": self.action,
+            "revision": self.revision,
+            "serial": self.serial,
+            "live": self.live,
+            "judged_count": self.judged_count,
+            "disagreements_count": self.disagreements_count,
+        }
+
+
 Record = (
     Begin
     | End
@@ -317,6 +343,7 @@ Record = (
     | Recovered
     | CheckpointMade
     | SegmentsDropped
+    | Canary
 )
 
 

@@ -16,6 +16,7 @@ import click
 from gateway.cli.detect import detect
 from gateway.cli.difference import print_difference
 from gateway.cli.packs import add, packs
+from gateway.cli.policy_canary import canary
 from gateway.cli.policy_command import (
     DENIED,
     DIRECTORY,
@@ -59,6 +60,7 @@ policy.add_command(new_signing_key)
 policy.add_command(public_key)
 policy.add_command(sign_command)
 policy.add_command(signatures)
+policy.add_command(canary)
 
 
 @policy.command()

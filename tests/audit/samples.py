@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.audit.records import (
     Begin,
+    Canary,
     CheckpointMade,
     End,
     PolicyLoaded,
@@ -79,8 +80,9 @@ STARTED = Started("0.1.0", "gateway", "sha256:" + "b" * 64, 7, "written", "kid",
 STOPPED = Stopped("SIGTERM", 0)
 RECOVERED = Recovered(17, "f" * 64, "0123456789abcdef.torn-ffff")
 CHECKPOINT = CheckpointMade("eyJ.eyJ.c2ln")
+CANARY = Canary("began", "sha256:" + "c" * 64, 8, "sha256:" + "b" * 64, 0, 0)
 DROPPED = SegmentsDropped(1, 4000, "a" * 64, 2, 365)
 
 ALL: tuple[Record, ...] = (
-    BEGIN, END, REFUSED, LOADED, NOT_LOADED, STARTED, STOPPED, RECOVERED, CHECKPOINT, DROPPED,
+    BEGIN, END, REFUSED, LOADED, NOT_LOADED, STARTED, STOPPED, RECOVERED, CHECKPOINT, DROPPED, CANARY,
 )  # fmt: skip
