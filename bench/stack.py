@@ -14,9 +14,10 @@ from typing import Final
 import yaml
 
 from bench.processes import Server, free_port, python, required, running
-from gateway.opening import MASTER_KEY, RECEIPT_KEY
+from gateway.keys.opening import MASTER_KEY
+from gateway.keys.wrapping import MasterKey
+from gateway.opening import RECEIPT_KEY
 from gateway.receipts.keys import create_key
-from gateway.tenant_keys import TenantKeys
 
 POLICIES: Final = Path(__file__).parent.parent / "policies"
 TENANT: Final = "bench"
@@ -92,7 +93,7 @@ def running_douane(
     port = free_port()
     state = directory / name
     state.mkdir(mode=0o700)
-    TenantKeys.create(state / MASTER_KEY)
+    MasterKey.create(state / MASTER_KEY)
     create_key(state / RECEIPT_KEY)
     environment = {
         "DOUANE_PORT": str(port),

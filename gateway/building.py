@@ -19,11 +19,11 @@ from gateway.backends.engine import engine_backend
 from gateway.backends.openai import OpenAIBackend
 from gateway.backends.signing import SigV4Signer
 from gateway.egress.destinations import host_and_port
+from gateway.keys.keyring import TenantKeys
 from gateway.openai import ChatRequest
 from gateway.places import BACKEND_KINDS, Place
 from gateway.policy.bundle import Bundle
 from gateway.settings import BackendSettings, Settings, SettingsInvalid
-from gateway.tenant_keys import TenantKeys
 
 INSTANCE_METADATA_PROVIDER = "iam-role"  # botocore's name for it
 
@@ -121,6 +121,12 @@ def aws_credentials(settings: Settings) -> AwsCredentials:
     """
     if settings.bedrock == "emulator":
         return AwsCredentials(EmulatorSession())
+    return AwsCredentials(aws_session(settings))
+
+
+def aws_session(settings: Settings) -> boto3.Session:
+    """The machine's own AWS configuration and credentials. Raises `SettingsInvalid` for a profile that does
+    not exist."""
     try:
         # The whole chain: profile, SSO, web identity, instance roles. The region is the place's.
         found = botocore.session.Session()
@@ -132,7 +138,7 @@ def aws_credentials(settings: Settings) -> AwsCredentials:
     if not settings.aws_instance_role:
         # Asked last, and on a machine outside AWS a question to an address that anybody may answer.
         found.get_component("credential_provider").remove(INSTANCE_METADATA_PROVIDER)
-    return AwsCredentials(session)
+    return session
 
 
 class EmulatorSession:

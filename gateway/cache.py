@@ -15,11 +15,11 @@ from typing import Any
 import orjson
 
 from gateway.backends.base import Chunk, Usage
+from gateway.keys.keyring import Keyring, Unsealable
 from gateway.openai import ChatRequest
 from gateway.places import Action
 from gateway.policy.permit import Permitted
 from gateway.receipts.receipt import CacheOrigin
-from gateway.tenant_keys import Keyring, Unsealable
 
 ENTRY_BYTES_MAX = 1024 * 1024
 FORMAT = 1

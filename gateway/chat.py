@@ -34,6 +34,7 @@ async def chat_completion(incoming: Incoming, hangup: Hangup, context: GatewayCo
     try:
         # 1. authenticate
         caller = trail.caller = authenticate(incoming.authorization, bundle, context.demo_keys)
+        await context.tenant_keys.ready(caller.tenant, context.store.forget)
         chat = trail.chat = parse_chat(incoming.body)
         model = require_model(chat.model, caller, bundle)
         declared = bundle.vocabulary.parse(incoming.labels) if incoming.labels is not None else None

@@ -11,7 +11,7 @@ from gateway.backends.base import Usage
 from gateway.context import GatewayContext
 from gateway.conversation import known_names
 from gateway.entrance import NANO, most_tokens
-from gateway.errors import DouaneError, RecordUnavailable
+from gateway.errors import DouaneError, KeysUnavailable, RecordUnavailable, TenantErased
 from gateway.hangup import Hangup
 from gateway.ingress import Headers, Reply, error_reply
 from gateway.places import Action, Place
@@ -94,7 +94,6 @@ def sign_receipt(ending: Ending, sealed: Sealed | None, trail: Trail, context: G
 
 async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayContext) -> Sealed:
     assert trail.caller is not None
-    commit = context.tenant_keys.commit
     tenant = trail.caller.tenant
     record: End | Refused
     if not trail.processed:
@@ -109,7 +108,7 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
             serial=trail.bundle.serial,
             rules=trail.rules,
             receipt=trail.receipt_id,
-            request_hmac=commit(tenant, trail.incoming.body),
+            request_hmac=committed(trail.incoming.body, tenant, context),
             detected=trail.detected,
         )
     else:
@@ -127,9 +126,17 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
             code=ending.code,
             usage=ending.usage,
             cost_usd_nano=round(usd * NANO),
-            answer_hmac=commit(tenant, ending.answer.sha256.encode()),
+            answer_hmac=committed(ending.answer.sha256.encode(), tenant, context),
         )
     return await context.audit.append(record.kind, record.fields())
+
+
+def committed(data: bytes, tenant: str, context: GatewayContext) -> str | None:
+    """None where the tenant's key was destroyed, or cannot be had: what ends is recorded all the same."""
+    try:
+        return context.tenant_keys.commit(tenant, data)
+    except (TenantErased, KeysUnavailable):
+        return None
 
 
 async def leave(
@@ -198,7 +205,10 @@ def receipt_put(receipt: str | None, trail: Trail, context: GatewayContext) -> P
     ):
         return None
     key = storage_key(trail.receipt_id)
-    sealed = context.tenant_keys.seal(trail.caller.tenant, key.encode(), receipt.encode())
+    try:
+        sealed = context.tenant_keys.seal(trail.caller.tenant, key.encode(), receipt.encode())
+    except (TenantErased, KeysUnavailable):
+        return None
     return Put(key, sealed, ttl_s)
 
 

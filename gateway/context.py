@@ -12,6 +12,7 @@ from gateway.backends.prices import Prices
 from gateway.building import Backends
 from gateway.clock import Clock
 from gateway.detect.detectors import Detectors
+from gateway.keys.keyring import TenantKeys
 from gateway.metrics import Metrics
 from gateway.policies import Policies
 from gateway.receipts.signer import ReceiptSigner
@@ -19,7 +20,6 @@ from gateway.routing.health import Health
 from gateway.settings import Settings
 from gateway.store.base import Store
 from gateway.taints import RememberedTaints
-from gateway.tenant_keys import TenantKeys
 
 if TYPE_CHECKING:
     from gateway.shadow.shadow import Shadow

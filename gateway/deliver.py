@@ -201,7 +201,10 @@ def cache_put(cached: CachedAnswer | None, trail: Trail, context: GatewayContext
         return None
     if not permitted_now(trail, context).allows(Action.CACHE, context.store_place):
         return None
-    sealed = seal_entry(cached, trail.cache_key, trail.caller.tenant, context.tenant_keys)
+    try:
+        sealed = seal_entry(cached, trail.cache_key, trail.caller.tenant, context.tenant_keys)
+    except (errors.TenantErased, errors.KeysUnavailable):
+        return None
     return Put(trail.cache_key, sealed, context.settings.cache_ttl_s) if sealed is not None else None
 
 
@@ -216,6 +219,8 @@ def mark_answer(told: Mapping[str, Any] | Sequence[bytes], trail: Trail, context
         trail.answer_mark = answer_mark(
             message, trail.caller.tenant, context.tenant_keys.commit, trail.bundle.marked_from_bytes
         )
+    except (errors.TenantErased, errors.KeysUnavailable):
+        trail.answer_mark = None  # destroyed while it was answered: nothing finds it again
     except SHAPE_ERRORS:  # relayed as it came: no request can hold such a message
         context.sinks.log.event("unmarked_answer", trail, context)
 

@@ -116,6 +116,12 @@ class ModelNotAllowed(DouaneError):
     code = "model_not_allowed"
 
 
+class TenantErased(DouaneError):
+    status = 403
+    type = "permission_error"
+    code = "tenant_erased"
+
+
 class NotFound(DouaneError):
     status = 404
     type = "invalid_request_error"
@@ -197,6 +203,11 @@ class PermittedBackendUnavailable(DouaneError):
 class RecordUnavailable(DouaneError):
     status = 503
     code = "record_unavailable"
+
+
+class KeysUnavailable(DouaneError):
+    status = 503
+    code = "keys_unavailable"
 
 
 class ShuttingDown(DouaneError):

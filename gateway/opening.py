@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from gateway.detect.detectors import Detectors
 from gateway.egress.destinations import destinations
 from gateway.egress.guard import Egress
 from gateway.errors import RecordUnavailable
+from gateway.keys.opening import SHELF, open_keys, require_shared
+from gateway.keys.shredding import Shredding
 from gateway.metrics import Metrics
 from gateway.places import BACKEND_KINDS
 from gateway.policies import Policies, first_in_force, first_load, loaded_record
@@ -43,10 +45,8 @@ from gateway.store.base import Store
 from gateway.store.memory import MemoryStore
 from gateway.store.redis import RedisStore
 from gateway.taints import RememberedTaints
-from gateway.tenant_keys import TenantKeys
 
 MILLION = 1_000_000
-MASTER_KEY = "master.key"
 RECEIPT_KEY = "receipt-key.pem"
 RETIRED_KEYS = "retired-keys"
 
@@ -70,7 +70,7 @@ async def open_context(
     egress.register(metrics.registry)
 
     async with AsyncExitStack() as stack:
-        keys = TenantKeys.from_file(settings.state_dir / MASTER_KEY)
+        keys = await asyncio.to_thread(open_keys, settings, clock)
         signer = load_signer(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
         audit = open_file_audit(
             settings.state_dir / "audit",
@@ -89,8 +89,9 @@ async def open_context(
         egress.put_in_force(await asyncio.to_thread(destinations, settings, bundle))
         store, store_place = await open_store(settings)
         stack.push_async_callback(store.aclose)
+        require_shared(keys.shelf.id, await store.claim(SHELF, keys.shelf.id))
         http = await stack.enter_async_context(open_http(tls=backend_tls(settings), egress=egress))
-        backends = Backends(settings, http, keys)
+        backends = Backends(settings, http, keys.ring)
         backends.rebuild(bundle)
         if settings.log_place is None and DEFAULT_PLACE not in bundle.places:
             logs.event("no_log_place", logging.WARNING, place=DEFAULT_PLACE)  # no request is logged then
@@ -118,6 +119,9 @@ async def open_context(
         loaded = loaded_record(live, None, None)
         await audit.append(loaded.kind, loaded.fields())
         audit.checkpoint()
+        taints = RememberedTaints()
+        shredding = Shredding(keys.ring, keys.shelf, audit, forgetting(store, taints))
+        await shredding.look()
         shadow = open_shadow(settings, admission, policies, audit, metrics, clock)
         context = GatewayContext(
             settings=settings,
@@ -126,9 +130,9 @@ async def open_context(
             health=Health(),
             store=store,
             store_place=store_place if store_place in bundle.places else None,
-            taints=RememberedTaints(),
+            taints=taints,
             detectors=Detectors(),
-            tenant_keys=keys,
+            tenant_keys=keys.ring,
             audit=audit,
             signer=signer,
             prices=prices,
@@ -142,6 +146,7 @@ async def open_context(
         watchers = [
             asyncio.create_task(policies.watch(settings.policy_poll_s)),
             asyncio.create_task(audit.tend(settings.audit_checkpoint_s)),
+            asyncio.create_task(shredding.watch()),
         ]
         if isinstance(shadow, Candidate):
             watchers.append(asyncio.create_task(shadow.watch(settings.policy_poll_s)))
@@ -171,6 +176,16 @@ def open_shadow(
 
     saved = settings.state_dir / FOLDER
     return Candidate(settings.shadow_policies, load, policies, audit, metrics, clock, saved)
+
+
+def forgetting(store: Store, taints: RememberedTaints) -> Callable[[str], Awaitable[None]]:
+    """Clears what is known of a tenant under marks of its key: nothing finds them again."""
+
+    async def forget(tenant: str) -> None:
+        taints.clear()
+        await store.forget(tenant)
+
+    return forget
 
 
 async def record_stop(context: GatewayContext) -> None:

@@ -101,6 +101,16 @@ class Settings(BaseModel):
     state_dir: Path = Field(
         default=Path("var"), description="Directory of keys, audit and the store's memory."
     )
+    keys_dir: Path | None = Field(
+        default=None,
+        description="Folder of the tenants' wrapped keys, shared by gateways that share a store; default: "
+        "`keys` in `state_dir`.",
+    )
+    kms_key_id: str | None = Field(
+        default=None,
+        description="Key of AWS KMS (id, ARN or alias) that wraps tenants' keys; default: `master.key` does.",
+    )
+    kms_region: str | None = Field(default=None, description="Region of that key.")
     gateway_place: str = Field(default="gateway", description="Place id of this process.")
     terminator_place: str | None = Field(
         default=None, description="Place id of the TLS terminator in front, if any."
@@ -247,6 +257,15 @@ class Settings(BaseModel):
             raise ValueError(
                 "`policy_signatures_needed` asks for signatures, and no key is trusted: set "
                 "`policy_trusted_keys` (DOUANE_POLICY_TRUSTED_KEYS)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def kms_key_has_a_region(self) -> Settings:
+        if (self.kms_key_id is None) != (self.kms_region is None):
+            raise ValueError(
+                "`kms_key_id` and `kms_region` belong together: set both (DOUANE_KMS_KEY_ID, "
+                "DOUANE_KMS_REGION), so that it is written down where keys are wrapped"
             )
         return self
 

@@ -26,6 +26,10 @@ class RememberedTaints:
         found = map(self._labels.get, conversation.marks)
         return frozenset().union(*{labels for labels in found if labels is not None})
 
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._labels.clear()
+
     def remember(self, marks: Iterable[bytes], labels: frozenset[str]) -> None:
         for mark in marks:
             before = self._labels.get(mark, labels)

@@ -22,16 +22,16 @@ from gateway.cache import (
     seal_entry,
 )
 from gateway.facts import Facts
+from gateway.keys.keyring import TenantKeys
 from gateway.labels import Labels
 from gateway.openai import parse_chat
 from gateway.places import Action
 from gateway.policy.load import load_bundle
 from gateway.policy.permit import Permitted, permit
 from gateway.receipts.receipt import CacheOrigin
-from gateway.tenant_keys import TenantKeys
 
 BUNDLE = load_bundle(Path(__file__).parents[1] / "policies")
-KEYS = TenantKeys(bytes(32))
+KEYS = TenantKeys.apart(bytes(32))
 FACTS = Facts("demo", "DE", "general", "gpt-oss-20b", Labels("public", frozenset()))
 PLACE = "store-redis"
 USAGE = Usage(12, 34, 5, 6)
@@ -151,7 +151,7 @@ def key(drawn: Any, more: dict[str, Any]) -> str | None:
 def test_a_key_tells_nothing_without_the_tenants_key() -> None:
     chat = parse_chat(orjson.dumps(BASE))
     ours = cache_key(chat, permit(FACTS, BUNDLE), PLACE, KEYS.commit)
-    theirs = cache_key(chat, permit(FACTS, BUNDLE), PLACE, TenantKeys(b"o" * 32).commit)
+    theirs = cache_key(chat, permit(FACTS, BUNDLE), PLACE, TenantKeys.apart(b"o" * 32).commit)
     assert ours != theirs
     assert ours is not None
     assert len(ours) == len("answer/") + 64
@@ -250,7 +250,7 @@ def test_an_entry_that_was_moved_damaged_or_written_in_another_form_is_a_miss() 
     assert open_entry(sealed, "answer/k", "globex", KEYS) is None
     assert open_entry(sealed[:-1], "answer/k", "acme", KEYS) is None
     assert open_entry(b"", "answer/k", "acme", KEYS) is None
-    assert open_entry(sealed, "answer/k", "acme", TenantKeys(b"n" * 32)) is None
+    assert open_entry(sealed, "answer/k", "acme", TenantKeys.apart(b"n" * 32)) is None
     for text in (
         b"",
         b"not json",

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from gateway.cache import joined
 from gateway.conversation import answer_mark, conversation_of, known_names
+from gateway.keys.keyring import TenantKeys
 from gateway.labels import Labels, Vocabulary
 from gateway.openai import parse_chat
 from gateway.store.base import MARK_BYTES, Conversation
-from gateway.tenant_keys import TenantKeys
 
-COMMIT = TenantKeys(bytes(32)).commit
+COMMIT = TenantKeys.apart(bytes(32)).commit
 Message = dict[str, Any]
 
 

@@ -332,6 +332,32 @@ class Canary:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class TenantShredded:
+    """A tenant's data key was destroyed; `key_id` names the key, None where it never had one."""
+
+    kind: ClassVar[str] = "tenant_shredded"
+    tenant: str
+    key_id: str | None
+    shredded_at: str
+
+    def fields(self) -> dict[str, Any]:
+        return {"tenant": self.tenant, "key_id": self.key_id, "shredded_at": self.shredded_at}
+
+
+@dataclass(frozen=True, slots=True)
+class TenantKeyDropped:
+    """This process held the key of a tenant, and holds it no longer: it was destroyed, or another took its
+    place."""
+
+    kind: ClassVar[str] = "tenant_key_dropped"
+    tenant: str
+    key_id: str
+
+    def fields(self) -> dict[str, Any]:
+        return {"tenant": self.tenant, "key_id": self.key_id}
+
+
 Record = (
     Begin
     | End
@@ -344,6 +370,8 @@ Record = (
     | CheckpointMade
     | SegmentsDropped
     | Canary
+    | TenantShredded
+    | TenantKeyDropped
 )
 
 

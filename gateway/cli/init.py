@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from gateway.opening import MASTER_KEY, RECEIPT_KEY
+from gateway.keys.opening import MASTER_KEY
+from gateway.keys.wrapping import MasterKey
+from gateway.opening import RECEIPT_KEY
 from gateway.receipts.keys import create_key
-from gateway.tenant_keys import TenantKeys
 
 
 @click.command()
@@ -22,7 +23,7 @@ def init(state_dir: Path) -> None:
     Gateways that share a Redis must share the master key: it names conversations and opens cache entries.
     """
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, create in ((MASTER_KEY, TenantKeys.create), (RECEIPT_KEY, create_key)):
+    for name, create in ((MASTER_KEY, MasterKey.create), (RECEIPT_KEY, create_key)):
         file = state_dir / name
         if file.exists():
             click.echo(f"{file} exists and is left as it is")

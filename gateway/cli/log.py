@@ -10,10 +10,10 @@ import click
 
 from gateway.cli.printable import printable
 from gateway.cli.serve import fail
-from gateway.opening import MASTER_KEY
+from gateway.keys.opening import open_keys
+from gateway.keys.wrapping import KeyFileInvalid
 from gateway.settings import SettingsInvalid, read_settings
 from gateway.sinks.reading import read_entries
-from gateway.tenant_keys import KeyFileInvalid, TenantKeys
 
 DAMAGED = 1
 
@@ -49,7 +49,7 @@ def read(
         chosen = paths or ((settings.content_log,) if settings.content_log is not None else ())
         if not chosen:
             raise SettingsInvalid(("no file is named, and DOUANE_CONTENT_LOG is not set; name one",))
-        keys = TenantKeys.from_file((state_dir or settings.state_dir) / MASTER_KEY)
+        keys = open_keys(settings, state_dir=state_dir).ring
         for line in read_entries(chosen, keys):
             if line.entry is None:
                 damaged = True

@@ -31,6 +31,7 @@ COMMANDS = {
     "receipt": ("gateway.cli.receipt", "receipt", "Verify receipts; make signing keys."),
     "serve": ("gateway.cli.serve", "serve", "Run the gateway, and a local engine when a model is set."),
     "store": ("gateway.cli.store", "store", "Look after the store that gateways share."),
+    "tenant": ("gateway.cli.tenant", "tenant", "List tenants' keys; destroy the key of one."),
 }
 
 

@@ -22,6 +22,7 @@ from gateway.egress.guard import Egress
 from gateway.egress.hook import install
 from gateway.egress.loop import guarded_loop
 from gateway.engine_process import EngineFailed
+from gateway.keys.wrapping import KeyFileInvalid
 from gateway.policy.problems import REFUSALS
 from gateway.receipts.keys import SigningKeyInvalid
 from gateway.serving import serve as serve_gateway
@@ -30,7 +31,6 @@ from gateway.sinks.environment import forbidden_otel_variables
 from gateway.sinks.files import SinkUnusable
 from gateway.store.address import StoreMisconfigured
 from gateway.store.epochs import StateUnreadable
-from gateway.tenant_keys import KeyFileInvalid
 
 INVALID_INPUT = 3
 NOT_STARTED = (

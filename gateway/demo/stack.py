@@ -20,12 +20,13 @@ import click
 from gateway import __version__
 from gateway.egress.guard import Egress
 from gateway.engine_process import EngineFailed
-from gateway.opening import MASTER_KEY, RECEIPT_KEY
+from gateway.keys.opening import MASTER_KEY
+from gateway.keys.wrapping import MasterKey
+from gateway.opening import RECEIPT_KEY
 from gateway.policy.load import load_bundle
 from gateway.receipts.keys import create_key
 from gateway.serving import serve
 from gateway.settings import Settings, read_settings
-from gateway.tenant_keys import TenantKeys
 from gateway.testing.bedrock.server import Running, running_emulator
 
 DEMO_TENANT = "demo"
@@ -85,7 +86,7 @@ async def demo_stack(settings: Settings) -> AsyncIterator[tuple[Settings, str, t
 def prepare_state(state_dir: Path) -> None:
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (state_dir / MASTER_KEY).exists():
-        TenantKeys.create(state_dir / MASTER_KEY)
+        MasterKey.create(state_dir / MASTER_KEY)
     if not (state_dir / RECEIPT_KEY).exists():
         create_key(state_dir / RECEIPT_KEY, demo=True)
 

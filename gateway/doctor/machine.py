@@ -13,12 +13,13 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from gateway.doctor.finding import Finding, Status
-from gateway.opening import MASTER_KEY, RECEIPT_KEY, RETIRED_KEYS
+from gateway.keys.opening import MASTER_KEY
+from gateway.keys.wrapping import KeyFileInvalid, MasterKey
+from gateway.opening import RECEIPT_KEY, RETIRED_KEYS
 from gateway.policy.bundle import Bundle
 from gateway.receipts.keys import SigningKeyInvalid, load_retired, load_signing_key
 from gateway.settings import Settings
 from gateway.store.address import StoreMisconfigured, parse_url
-from gateway.tenant_keys import KeyFileInvalid, TenantKeys
 
 REDIS_TIMEOUT_S: Final = 5.0
 FREE_WARN_BYTES: Final = 1 << 30
@@ -51,7 +52,7 @@ def split(check: str, error: Exception) -> Finding:
 
 def master_key(path: Path) -> Finding:
     try:
-        TenantKeys.from_file(path)
+        MasterKey.from_file(path)
     except KeyFileInvalid as error:
         return split("master key", error)
     return here("master key", Status.OK, f"`{path}`, for its owner only")

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from gateway.egress.aws import AwsSource, credential_hosts
+from gateway.egress.aws import AwsSource, credential_hosts, host_of_service
 from gateway.places import BACKEND_KINDS, IpNetwork, Place
 from gateway.policy.bundle import Bundle
 from gateway.policy.problems import did_you_mean
@@ -93,7 +93,7 @@ def destinations(settings: Settings, bundle: Bundle | None, aws: AwsSource | Non
     the default reads this process's environment and AWS configuration. Raises `SettingsInvalid`.
     """
     if bundle is None:
-        return Destinations.of(started_engine(settings))
+        return Destinations.of([*started_engine(settings), *wrapping(settings)])
     places = bundle.places
     problems: list[str] = []
     found: list[Destination] = [*started_engine(settings), *store(settings, places)]
@@ -102,7 +102,10 @@ def destinations(settings: Settings, bundle: Bundle | None, aws: AwsSource | Non
     for place in places.values():
         if place.kind in BACKEND_KINDS:
             found += backend(place, settings, problems)
-    if settings.bedrock == "aws" and any(place.kind == "bedrock" for place in places.values()):
+    found += wrapping(settings)
+    if settings.kms_key_id is not None or (
+        settings.bedrock == "aws" and any(place.kind == "bedrock" for place in places.values())
+    ):
         source = aws or AwsSource.of_this_process(settings.aws_profile, settings.aws_instance_role)
         found += [
             Destination(canonical(host), port, None, f"{CREDENTIALS}: {why}")
@@ -128,6 +131,13 @@ def started_engine(settings: Settings) -> Iterator[Destination]:
         yield Destination(
             "127.0.0.1", settings.engine_port, settings.engine_place, "engine that `serve` starts"
         )
+
+
+def wrapping(settings: Settings) -> Iterator[Destination]:
+    """KMS, where it wraps keys: it is sent keys and no content."""
+    if settings.kms_region is not None:
+        host, port = host_of_service("kms", settings.kms_region)
+        yield Destination(canonical(host), port, None, f"keys, kms in {settings.kms_region}")
 
 
 def store(settings: Settings, places: Mapping[str, Place]) -> Iterator[Destination]:

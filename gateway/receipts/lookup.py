@@ -8,7 +8,7 @@ from gateway.auth import authenticate
 from gateway.context import GatewayContext
 from gateway.errors import NotFound
 from gateway.ingress import Reply, json_reply
-from gateway.tenant_keys import Unsealable
+from gateway.keys.keyring import Unsealable
 
 RECEIPT_ID = re.compile(r"rcpt_[0-9a-f]{32}")
 
@@ -21,6 +21,7 @@ async def fetch_receipt(authorization: str | None, receipt_id: str, context: Gat
     """Raises `Unauthenticated`, or `NotFound` for a receipt that is another's, expired or never was: a caller
     cannot tell which."""
     caller = authenticate(authorization, context.policies.current, context.demo_keys)
+    await context.tenant_keys.ready(caller.tenant, context.store.forget)
     if RECEIPT_ID.fullmatch(receipt_id):
         key = storage_key(receipt_id)
         sealed = await context.store.fetch(caller.tenant, key)

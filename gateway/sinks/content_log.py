@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway import logs
 from gateway.backends.base import Backend
+from gateway.errors import TenantErased
 from gateway.metrics import Metrics
 from gateway.places import Action
 from gateway.receipts.assemble import Ending
@@ -102,6 +103,8 @@ class ContentLog:
             if permitted is Detail.NOTHING:
                 return "withheld"
             self._files.write(line_of(story, permitted, context.tenant_keys))
+        except TenantErased:
+            return "withheld"
         except Exception:  # whatever it is must not end the thread, and with it the log
             if self._works:
                 logs.event("content_log_unavailable", logging.ERROR, exc_info=True)

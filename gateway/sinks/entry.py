@@ -17,10 +17,11 @@ from typing import Any, Final
 import orjson
 
 from gateway.audit.chain import time_text
+from gateway.errors import KeysUnavailable, TenantErased
+from gateway.keys.keyring import Keyring, Unsealable
 from gateway.openai import UNREAD
 from gateway.sinks.detail import Detail
 from gateway.sinks.story import Story
-from gateway.tenant_keys import Keyring, Unsealable
 
 FORMAT: Final = 1
 PURPOSE: Final = b"content-log\n"
@@ -106,5 +107,9 @@ def open_line(line: bytes, keys: Keyring) -> Opened:
         raise EntryInvalid(
             "its content does not open: the line was changed, or the master key is another one"
         ) from None
+    except TenantErased:
+        raise EntryInvalid("its content does not open: its tenant's key was destroyed") from None
+    except KeysUnavailable as error:
+        raise EntryInvalid(f"its content cannot be opened now: {error.__cause__ or error}") from None
     except (orjson.JSONDecodeError, binascii.Error, KeyError, TypeError, AttributeError):
         raise EntryInvalid("it is no entry of a content log") from None

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.keys.keyring import Keyring
 from gateway.sinks.entry import EntryInvalid, Opened, open_line
-from gateway.tenant_keys import Keyring
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,19 @@ class Store(Protocol):
         """One value that `leave` has put, or None."""
         ...
 
+    async def forget(self, tenant: str) -> None:
+        """The marks of this tenant can be found no more: its key is another, or none.
+
+        Where the store has labels of it they are removed, and every conversation with a past counts as one
+        that cannot be read. Values that `fetch` or a hit would find are as good as gone, and lapse.
+        """
+        ...
+
+    async def claim(self, name: str, value: str) -> str | None:
+        """What is kept under `name` for all who share the store: `value`, unless something was there already;
+        None where that cannot be told now."""
+        ...
+
     async def healthy(self) -> bool: ...
 
     async def aclose(self) -> None: ...

@@ -104,6 +104,7 @@ class MemoryStore:
         self._records_max = records_max
         self._usage: dict[tuple[str, str], Usage] = {}
         self._swept_ms = 0
+        self._claims: dict[str, str] = {}
 
     @classmethod
     async def open(
@@ -163,6 +164,16 @@ class MemoryStore:
     async def fetch(self, tenant: str, key: str) -> bytes | None:
         value = self._get(tenant, VALUE + key, self._now_ms())
         return value.data if value is not None else None
+
+    async def forget(self, tenant: str) -> None:
+        labelled = self._labelled.pop(tenant, None)
+        if labelled is not None:
+            self._records -= len(labelled.records)
+        for key in [key for of, key in self._values if of == tenant]:
+            self._drop(tenant, key)
+
+    async def claim(self, name: str, value: str) -> str | None:
+        return self._claims.setdefault(name, value)
 
     async def healthy(self) -> bool:
         return True

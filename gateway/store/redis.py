@@ -164,6 +164,32 @@ class RedisStore:
             return None
         return cast(bytes | None, reply)
 
+    async def forget(self, tenant: str) -> None:
+        """Without Redis: owed, and done before the next connection serves."""
+        wire = self._link.wire
+        self._epochs.owe(tenant)
+        try:
+            if wire is None:
+                raise StoreGone
+            removed = answer_or_gone(await wire.call("UNLINK", self._names_of(tenant).labels))
+            if removed:  # one that had no labels begins its first epoch yet, or is known to have had one
+                await self._pay(wire, Owed(renew={tenant}))
+            else:
+                self._epochs.paid((tenant,))
+        except StoreGone:
+            self._owed.renew.add(tenant)
+
+    async def claim(self, name: str, value: str) -> str | None:
+        wire = self._link.wire
+        if wire is None:
+            return None
+        try:
+            answer_or_gone(await wire.call("SET", f"douane:{name}", value, "NX"))
+            found = answer_or_gone(await wire.call("GET", f"douane:{name}"))
+        except StoreGone:
+            return None
+        return found.decode() if found is not None else None
+
     async def healthy(self) -> bool:
         wire = self._link.wire
         if wire is None:
@@ -367,10 +393,11 @@ def run_id(info: Any) -> str:
     return ""
 
 
-def answer_or_gone(reply: Any) -> None:
-    """Raises `StoreGone` for an error: a connection that cannot be prepared does not serve."""
+def answer_or_gone(reply: Any) -> Any:
+    """The reply. Raises `StoreGone` for an error: a connection that cannot be prepared does not serve."""
     if isinstance(reply, ResponseError):
         raise StoreGone(code_of(reply))
+    return reply
 
 
 def ignore_outcome(future: asyncio.Future[Any]) -> None:

@@ -15,6 +15,8 @@ from gateway.audit.records import (
     SegmentsDropped,
     Started,
     Stopped,
+    TenantKeyDropped,
+    TenantShredded,
     Tried,
 )
 from gateway.backends.base import Upstream, Usage
@@ -80,9 +82,12 @@ STARTED = Started("0.1.0", "gateway", "sha256:" + "b" * 64, 7, "written", "kid",
 STOPPED = Stopped("SIGTERM", 0)
 RECOVERED = Recovered(17, "f" * 64, "0123456789abcdef.torn-ffff")
 CHECKPOINT = CheckpointMade("eyJ.eyJ.c2ln")
+SHREDDED = TenantShredded("acme-de", "0123456789abcdef", "2026-11-23T15:19:03.123456Z")
+KEY_DROPPED = TenantKeyDropped("acme-de", "0123456789abcdef")
 CANARY = Canary("began", "sha256:" + "c" * 64, 8, "sha256:" + "b" * 64, 0, 0)
 DROPPED = SegmentsDropped(1, 4000, "a" * 64, 2, 365)
 
 ALL: tuple[Record, ...] = (
     BEGIN, END, REFUSED, LOADED, NOT_LOADED, STARTED, STOPPED, RECOVERED, CHECKPOINT, DROPPED, CANARY,
+    SHREDDED, KEY_DROPPED,
 )  # fmt: skip

@@ -33,6 +33,8 @@ FIELD_NAMES = {
     "torn_bytes", "torn_sha256", "kept_as",
     # a candidate
     "action", "live", "judged_count", "disagreements_count",
+    # keys of tenants
+    "key_id", "shredded_at",
     # the chain itself
     "jws", "first", "last", "last_hash", "files_count", "keep_days",
 }  # fmt: skip

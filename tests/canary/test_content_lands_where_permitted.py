@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gateway.opening import MASTER_KEY
+from gateway.keys.opening import MASTER_KEY
 from tests.canary.tokens import files_under, new_token, search
 from tests.integration.bundle import DEMO, HELPDESK
 from tests.integration.caller import Said

@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 
 from gateway.cli.doctor import doctor
 from gateway.doctor.permissions import ACTIONS
-from gateway.opening import MASTER_KEY, RECEIPT_KEY
+from gateway.keys.opening import MASTER_KEY
+from gateway.keys.wrapping import MasterKey
+from gateway.opening import RECEIPT_KEY
 from gateway.receipts.keys import create_key
-from gateway.tenant_keys import TenantKeys
 from gateway.testing.bedrock.control_plane import Account
 from gateway.testing.bedrock.server import running_emulator
 from tests.policy.bundles import POLICIES, edited, write
@@ -28,7 +29,7 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `douane.yaml` holds; `configure` writes it."""
-    TenantKeys.create(tmp_path / MASTER_KEY)
+    MasterKey.create(tmp_path / MASTER_KEY)
     create_key(tmp_path / RECEIPT_KEY)
     monkeypatch.setenv("DOUANE_CONFIG", str(tmp_path / "douane.yaml"))
     return {"state_dir": str(tmp_path), "policies": str(POLICIES)}

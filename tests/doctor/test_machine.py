@@ -10,10 +10,11 @@ from pydantic import SecretStr
 
 from gateway.doctor import machine
 from gateway.doctor.finding import Finding
-from gateway.opening import MASTER_KEY, RECEIPT_KEY, RETIRED_KEYS
+from gateway.keys.opening import MASTER_KEY
+from gateway.keys.wrapping import MasterKey
+from gateway.opening import RECEIPT_KEY, RETIRED_KEYS
 from gateway.receipts.keys import create_key
 from gateway.settings import Settings
-from gateway.tenant_keys import TenantKeys
 from tests.policy.bundles import loaded_default
 from tests.redis_server import RedisServer, free_port
 
@@ -25,7 +26,7 @@ def told(finding: Finding) -> tuple[str, str, str]:
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """A state directory as `douane init` leaves it."""
-    TenantKeys.create(tmp_path / MASTER_KEY)
+    MasterKey.create(tmp_path / MASTER_KEY)
     create_key(tmp_path / RECEIPT_KEY)
     return tmp_path
 

@@ -14,13 +14,14 @@ from gateway.app import ChatEndpoint
 from gateway.audit.chain import Link, unseal
 from gateway.backends.base import Answer, Backend, Chunk, Upstream, Usage
 from gateway.context import GatewayContext
+from gateway.keys.opening import MASTER_KEY
+from gateway.keys.wrapping import MasterKey
 from gateway.openai import ChatRequest
-from gateway.opening import MASTER_KEY, RECEIPT_KEY, open_context
+from gateway.opening import RECEIPT_KEY, open_context
 from gateway.places import Place
 from gateway.receipts.keys import create_key
 from gateway.routing.attempt import Attempt
 from gateway.settings import Settings
-from gateway.tenant_keys import TenantKeys
 from tests.integration.bundle import DEMO, DEMO_KEYS
 
 UPSTREAM = Upstream("127.0.0.1", None, "upstream-1", False)
@@ -123,7 +124,7 @@ class Backends(dict[str, Backend]):
 
 def make_keys(state_dir: Path) -> None:
     state_dir.mkdir(parents=True)
-    TenantKeys.create(state_dir / MASTER_KEY)
+    MasterKey.create(state_dir / MASTER_KEY)
     create_key(state_dir / RECEIPT_KEY)
 
 

@@ -17,12 +17,11 @@ import pytest
 
 from gateway.backends.base import Broken
 from gateway.context import GatewayContext
-from gateway.opening import MASTER_KEY
+from gateway.keys.opening import open_keys
 from gateway.sinks.content_log import ContentLog
 from gateway.sinks.entry import Opened
 from gateway.sinks.files import RotatedFiles
 from gateway.sinks.reading import read_entries
-from gateway.tenant_keys import TenantKeys
 from tests.gateway.inprocess import chat, gateway, records, script, word
 from tests.sinks.bundle import CONTENT_LOG, bundle_with_sinks, forbid_log, permit_log
 
@@ -57,7 +56,7 @@ async def logging_gateway(tmp_path: Path, **settings: Any) -> AsyncIterator[Logg
 
 
 def opened(logged: Logged) -> list[Opened]:
-    keys = TenantKeys.from_file(logged.state / MASTER_KEY)
+    keys = open_keys(logged.context.settings).ring
     lines = list(read_entries([logged.directory], keys))
     assert [line.problem for line in lines if line.problem] == []
     return [line.entry for line in lines if line.entry is not None]

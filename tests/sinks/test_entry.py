@@ -13,17 +13,19 @@ from click.testing import CliRunner
 
 from gateway.cli.main import main
 from gateway.facts import Facts
+from gateway.keys.keyring import TenantKeys
+from gateway.keys.opening import MASTER_KEY, open_keys
+from gateway.keys.wrapping import MasterKey
 from gateway.labels import Labels
-from gateway.opening import MASTER_KEY
 from gateway.policy.load import load_bundle
 from gateway.policy.permit import permit
+from gateway.settings import Settings
 from gateway.sinks.detail import Detail
 from gateway.sinks.entry import EntryInvalid, line_of, open_line
 from gateway.sinks.story import Story
-from gateway.tenant_keys import TenantKeys
 from tests.integration.bundle import POLICIES
 
-KEYS = TenantKeys(bytes(range(32)))
+KEYS = TenantKeys.apart(bytes(range(32)))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,8 @@ def test_content_that_was_taken_out_is_missed(story: Story) -> None:
 def written(story: Story, tmp_path: Path) -> Path:
     """A directory with a master key and a log of two entries."""
     (tmp_path / "state").mkdir()
-    keys = TenantKeys.create(tmp_path / "state" / MASTER_KEY)
+    MasterKey.create(tmp_path / "state" / MASTER_KEY)
+    keys = open_keys(Settings(state_dir=tmp_path / "state")).ring
     lines = line_of(story, Detail.CONTENT, keys) + line_of(story, Detail.METADATA, keys)
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "a-000001.jsonl").write_bytes(lines)

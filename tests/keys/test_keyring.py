@@ -6,10 +6,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from gateway.tenant_keys import KeyFileInvalid, TenantKeys, Unsealable
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from gateway.tenant_keys import KeyFileInvalid, TenantKeys, Unsealable
 
 KEYS = TenantKeys(bytes(range(32)))
 OTHER_MASTER = TenantKeys(bytes(32))
