@@ -154,7 +154,7 @@ async def test_a_load_that_fails_as_nobody_foresaw_does_not_end_the_watching(
         before, loads = context.policies.current, asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def admit(_: Files) -> Live:
+        def admit(files: Files) -> Live:
             loop.call_soon_threadsafe(loads.set)
             raise RuntimeError("a fault of our own")
 
