@@ -31,6 +31,7 @@ from gateway.receipts.signer import SigningKey
 
 TYPE: Final = "douane-policy+jws"
 VERSION: Final = 1
+QUOTED_MAX: Final = 200
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _REVISION: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _KID: Final = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
@@ -59,8 +60,9 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One signature file. `kid` and `statement` are those of the text; only of a good one, or one of another
-    bundle or serial, did a trusted key vouch for them. `said` is the judgement in words."""
+    """One signature file. `kid` and `statement` are those of the text, None where it is malformed; only of a
+    good one, or one of another bundle or serial, did a trusted key vouch for them. `said` is the judgement in
+    words."""
 
     file: str
     standing: Standing
@@ -84,7 +86,6 @@ def judge(
 ) -> Judged:
     """What the signature in `file` is worth for the bundle with this revision and serial (None: not known
     yet). `trusted` are the keys that are believed, by thumbprint."""
-    kid: str | None = None
     try:
         parts = split(content.decode("ascii").strip())
         kid = kid_of(parts.header, TYPE)
@@ -92,9 +93,9 @@ def judge(
             raise JwsMalformed("its `kid` is not the thumbprint of a key")
         statement = read_statement(parts.payload)
     except UnicodeDecodeError:
-        return Judged(file, Standing.MALFORMED, "it is no signature: it is not a compact JWS", kid)
+        return Judged(file, Standing.MALFORMED, "it is no signature: it is not a compact JWS")
     except (JwsMalformed, ForeignAlgorithm) as error:
-        return Judged(file, Standing.MALFORMED, f"it is no signature of a policy: {error}", kid)
+        return Judged(file, Standing.MALFORMED, f"it is no signature of a policy: {plain(str(error))}")
     key = trusted.get(kid)
     if key is None:
         said = f"it is by the key `{kid}`, which is not among the trusted ones"
@@ -112,6 +113,11 @@ def judge(
         said = f"`{kid}` signed it with serial {statement.serial}, and `bundle.yaml` says {serial}"
         return Judged(file, Standing.OTHER_SERIAL, said, kid, statement)
     return Judged(file, Standing.GOOD, f"signed by `{kid}` at {statement.signed_at}", kid, statement)
+
+
+def plain(text: str) -> str:
+    """What may quote a file that anybody may have written: short, and nothing that steers a terminal."""
+    return "".join(one if one.isprintable() else "?" for one in text[:QUOTED_MAX])
 
 
 def read_statement(payload: bytes) -> Statement:

@@ -208,7 +208,9 @@ def test_a_signed_bundle_is_checked_compared_and_linted_as_before(tmp_path: Path
     write(signed(bundle(), ANN), here)
     plain = write(bundle(), tmp_path / "plain")
 
-    assert run("check", here).exit_code == 0
+    checked = run("check", here)
+    assert checked.exit_code == 0
+    assert "signatures: 1, not checked here; see `douane policy signatures`" in checked.output.splitlines()
     assert run("diff", plain, here).exit_code == 0
     assert "nothing is newly allowed, nothing newly denied" in run("diff", plain, here).output
 

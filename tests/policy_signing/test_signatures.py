@@ -180,6 +180,15 @@ def test_garbage_is_malformed_and_never_an_error(garbage: bytes) -> None:
     assert judged(garbage).standing is Standing.MALFORMED
 
 
+def test_what_is_quoted_of_a_hostile_file_is_short_and_steers_no_terminal() -> None:
+    name = "\x1b[2J" + "x" * 9000
+    header = f'{{"{name}":1,"{name}":1}}'.encode().replace(b"\x1b", b"\\u001b")
+    said = judged(urlsafe_b64encode(header).rstrip(b"=") + b".e30.AAAA").said
+
+    assert "`?[2Jxxx" in said
+    assert len(said) < 300
+
+
 def test_two_signers_make_two_different_signatures_of_one_statement() -> None:
     statement = Statement(FILES.revision, 1, SIGNED_AT)
     ann, bob = sign(statement, ANN), sign(statement, BOB)
