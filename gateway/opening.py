@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway import __version__, logs
-from gateway.audit.files import open_file_audit
+from gateway.audit.files import Keeping, open_file_audit
 from gateway.audit.records import Started, Stopped
 from gateway.backends.http import open_http
 from gateway.backends.prices import Price, Prices
@@ -67,7 +67,17 @@ async def open_context(
     async with AsyncExitStack() as stack:
         keys = TenantKeys.from_file(settings.state_dir / MASTER_KEY)
         signer = load_signer(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
-        audit = open_file_audit(settings.state_dir / "audit", clock, settings.audit_durability)
+        audit = open_file_audit(
+            settings.state_dir / "audit",
+            clock,
+            settings.audit_durability,
+            keeping=Keeping(
+                signer.sign_checkpoint,
+                settings.audit_checkpoint_records,
+                settings.audit_file_bytes,
+                settings.audit_keep_days,
+            ),
+        )
         stack.push_async_callback(audit.aclose)
         live = await first_load(settings.policies, admission, audit)
         bundle = live.bundle
@@ -102,6 +112,7 @@ async def open_context(
         await audit.append(started.kind, started.fields())
         loaded = loaded_record(live, None, None)
         await audit.append(loaded.kind, loaded.fields())
+        audit.checkpoint()
         context = GatewayContext(
             settings=settings,
             policies=policies,
@@ -121,11 +132,15 @@ async def open_context(
             readiness=Readiness(),
             demo_keys=demo_keys,
         )
-        watcher = asyncio.create_task(policies.watch(settings.policy_poll_s))
+        watchers = (
+            asyncio.create_task(policies.watch(settings.policy_poll_s)),
+            asyncio.create_task(audit.tend(settings.audit_checkpoint_s)),
+        )
         try:
             yield context
         finally:
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
             await record_stop(context)
 
 

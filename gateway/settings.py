@@ -109,6 +109,22 @@ class Settings(BaseModel):
     audit_failure: Literal["refuse", "continue"] = Field(
         default="refuse", description="When no record can be written: refuse requests, or go on unrecorded."
     )
+    audit_checkpoint_records: int = Field(
+        default=1000, ge=1, description="A signed checkpoint follows so many audit records at the latest."
+    )
+    audit_checkpoint_s: float = Field(
+        default=60.0, gt=0, description="And after this time, where anything was recorded."
+    )
+    audit_file_bytes: int = Field(
+        default=256 * MIB,
+        ge=4096,
+        description="An audit file is closed at the first checkpoint after this size.",
+    )
+    audit_keep_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Closed audit files older than this are removed, on the record; without it, none is.",
+    )
     log_place: str | None = Field(
         default=None,
         description="Place id of this process's own log; default: the bundle's `logs`, if it has that place.",

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gateway.audit.base import Sealed
 from gateway.audit.chain import GENESIS, Link
 
 
@@ -49,13 +50,14 @@ class Finding:
     message: str
 
 
-def find_alterations(rows: Sequence[Row]) -> tuple[Finding, ...]:
+def find_alterations(rows: Sequence[Row], start: Sealed = GENESIS) -> tuple[Finding, ...]:
     """Every alteration of one replica's chain, in the order of its lines.
 
-    `rows` are all its lines in the order in which they stand. Empty for an intact chain.
+    `rows` are all its lines in the order in which they stand; `start` is the record before the first, where
+    earlier ones were dropped on purpose. Empty for an intact chain.
     """
     replica = own_replica(rows)
-    numbers = _numbers(rows, replica)
+    numbers = _numbers(rows, replica, start)
     genuine, surplus = _choose(rows, numbers)
     moved = _moved(genuine, rows)
     strays = [number for number in moved if _is_stray(number, genuine, rows)]
@@ -66,9 +68,9 @@ def find_alterations(rows: Sequence[Row]) -> tuple[Finding, ...]:
         *_foreign(rows, numbers, surplus, replica),
         *_surplus(rows, genuine, surplus),
         *_edited(rows, genuine),
-        *_relinked(rows, genuine),
+        *_relinked(rows, genuine, start),
         *_reordered(rows, genuine, moved),
-        *_dropped(rows, genuine),
+        *_dropped(rows, genuine, start),
     ]
     standing = {(row.file, row.line): index for index, row in enumerate(rows)}
     return tuple(sorted(found, key=lambda finding: standing[finding.file, finding.line]))
@@ -80,7 +82,7 @@ def own_replica(rows: Iterable[Row]) -> str:
     return counted.most_common(1)[0][0] if counted else ""
 
 
-def _numbers(rows: Sequence[Row], replica: str) -> dict[int, int]:
+def _numbers(rows: Sequence[Row], replica: str, start: Sealed) -> dict[int, int]:
     """Row index -> number of the record that the line is or was; without the lines that have none."""
     by_hash = {row.hash: row.sequence for row in rows if row.intact and row.replica == replica}
     by_previous = {row.previous: row.sequence for row in rows if row.intact and row.replica == replica}
@@ -91,14 +93,14 @@ def _numbers(rows: Sequence[Row], replica: str) -> dict[int, int]:
         elif row.sequence and not row.intact:
             if row.hash in by_previous:
                 numbers[index] = by_previous[row.hash] - 1
-            elif row.previous in by_hash or row.previous == GENESIS.hash:
-                numbers[index] = by_hash.get(row.previous, GENESIS.sequence) + 1
+            elif row.previous in by_hash or row.previous == start.hash:
+                numbers[index] = by_hash.get(row.previous, start.sequence) + 1
             else:
                 numbers[index] = row.sequence
     taken = set(numbers.values())
     for index, row in enumerate(rows):
         if row.reason:
-            number = numbers.get(index - 1, GENESIS.sequence if index == 0 else -1) + 1
+            number = numbers.get(index - 1, start.sequence if index == 0 else -1) + 1
             if number > 0 and number not in taken:
                 numbers[index] = number
                 taken.add(number)
@@ -206,27 +208,27 @@ def _edited(rows: Sequence[Row], genuine: Mapping[int, int]) -> Iterator[Finding
             yield _finding(row, "edited", f"record {number} was changed: its content does not fit its hash")
 
 
-def _relinked(rows: Sequence[Row], genuine: Mapping[int, int]) -> Iterator[Finding]:
+def _relinked(rows: Sequence[Row], genuine: Mapping[int, int], start: Sealed) -> Iterator[Finding]:
     """Records that are intact in themselves, but not those that their neighbours are chained to."""
 
     def broken(number: int) -> bool:
         """Whether the step from record `number` to the next one does not hold."""
         after = genuine.get(number + 1)
-        if after is None or (number not in genuine and number != GENESIS.sequence):
+        if after is None or (number not in genuine and number != start.sequence):
             return False
         if not rows[after].intact:
             return False
-        if number == GENESIS.sequence:
-            return rows[after].previous != GENESIS.hash
+        if number == start.sequence:
+            return rows[after].previous != start.hash
         before = rows[genuine[number]]
         return before.intact and rows[after].previous != before.hash
 
     blamed = -1
-    for number in (GENESIS.sequence, *genuine):
+    for number in (start.sequence, *genuine):
         if not broken(number) or number == blamed:
             continue
         # A record whose `prev` and hash were both made anew breaks the steps on both of its sides.
-        culprit = number + 1 if number == GENESIS.sequence or broken(number + 1) else number
+        culprit = number + 1 if number == start.sequence or broken(number + 1) else number
         blamed = culprit
         neighbour = rows[genuine[number + 1 if culprit == number else culprit]]
         text = f"record {culprit} was changed and hashed anew: "
@@ -244,8 +246,8 @@ def _reordered(rows: Sequence[Row], genuine: Mapping[int, int], moved: Iterable[
         )
 
 
-def _dropped(rows: Sequence[Row], genuine: Mapping[int, int]) -> Iterator[Finding]:
-    for number, following in pairwise((GENESIS.sequence, *genuine)):
+def _dropped(rows: Sequence[Row], genuine: Mapping[int, int], start: Sealed) -> Iterator[Finding]:
+    for number, following in pairwise((start.sequence, *genuine)):
         if following == number + 1:
             continue
         first, last = number + 1, following - 1

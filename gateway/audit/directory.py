@@ -1,4 +1,4 @@
-"""Which chain a process writes: one file per replica, and one process per file.
+"""Which chain a process writes: one growing file per replica, and one process per file.
 
 A process takes the first chain of its directory that no other process holds (an exclusive `flock` says so)
 and continues it; where every chain is held, or none is there, it begins one under a new random replica id.
@@ -15,6 +15,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from gateway.audit.segments import undo_unfinished
 
 _CHAIN_FILE: Final = re.compile(r"(?P<replica>[0-9a-f]{16})\.jsonl")
 _OPEN: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -41,6 +43,7 @@ def claim_chain(directory: Path) -> ClaimedChain:
         for path in sorted(directory.iterdir()):
             named = _CHAIN_FILE.fullmatch(path.name)
             if named and (descriptor := _try_lock(path)) is not None:
+                undo_unfinished(path)
                 return ClaimedChain(path, named["replica"], descriptor)
         return _begin_chain(directory)
     except OSError as error:
@@ -66,6 +69,9 @@ def _try_lock(path: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _require_private(path, os.fstat(descriptor), 0o600)
+        if not os.path.samestat(os.fstat(descriptor), path.stat()):  # its owner has closed it meanwhile
+            os.close(descriptor)
+            return None
     except BlockingIOError:
         os.close(descriptor)
         return None

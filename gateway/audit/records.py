@@ -271,7 +271,53 @@ class Recovered:
         return {"torn_bytes": self.torn_bytes, "torn_sha256": self.torn_sha256, "kept_as": self.kept_as}
 
 
-Record = Begin | End | Refused | PolicyLoaded | PolicyRefused | Started | Stopped | Recovered
+@dataclass(frozen=True, slots=True)
+class CheckpointMade:
+    """Says, signed, which record stands right before this one; `jws` is a `gateway.audit.checkpoint`."""
+
+    kind: ClassVar[str] = "checkpoint"
+    jws: str
+
+    def fields(self) -> dict[str, Any]:
+        return {"jws": self.jws}
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentsDropped:
+    """Closed files are removed because all of their records are older than `keep_days`.
+
+    They held the records up to `last`, whose hash is `last_hash`; what follows verifies from there.
+    """
+
+    kind: ClassVar[str] = "segments_dropped"
+    first: int
+    last: int
+    last_hash: str
+    files_count: int
+    keep_days: int
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "first": self.first,
+            "last": self.last,
+            "last_hash": self.last_hash,
+            "files_count": self.files_count,
+            "keep_days": self.keep_days,
+        }
+
+
+Record = (
+    Begin
+    | End
+    | Refused
+    | PolicyLoaded
+    | PolicyRefused
+    | Started
+    | Stopped
+    | Recovered
+    | CheckpointMade
+    | SegmentsDropped
+)
 
 
 def _facts(facts: Facts) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from typing import Final
 from gateway.audit.base import Sealed
 from gateway.audit.chain import GENESIS, RECORD_BYTES_MAX, NotARecord, unseal
 from gateway.audit.directory import AuditUnusable, ClaimedChain, sync_directory
+from gateway.audit.segments import closed_segments, end_link
 
 _BLOCK_BYTES: Final = 1 << 16
 
@@ -22,6 +23,7 @@ class Tail:
     head: Sealed
     end: int
     torn: bytes
+    kind: str = ""  # of the last record
 
 
 def read_tail(chain: ClaimedChain) -> Tail:
@@ -36,7 +38,7 @@ def read_tail(chain: ClaimedChain) -> Tail:
     if not newline:
         if start > 0:
             raise AuditUnusable(_altered(chain.path, "it has no line end where a record must have ended"))
-        return Tail(GENESIS, 0, torn)
+        return Tail(_before(chain), 0, torn)
     line = whole.rpartition(b"\n")[2]
     try:
         link = unseal(line)
@@ -46,7 +48,18 @@ def read_tail(chain: ClaimedChain) -> Tail:
         raise AuditUnusable(_altered(chain.path, "its hash does not fit its content"))
     if link.replica != chain.replica:
         raise AuditUnusable(_altered(chain.path, f"it is of replica `{link.replica}`"))
-    return Tail(Sealed(link.sequence, link.hash), size - len(torn), torn)
+    return Tail(Sealed(link.sequence, link.hash), size - len(torn), torn, link.kind)
+
+
+def _before(chain: ClaimedChain) -> Sealed:
+    """What an empty file goes on from: the last closed file of its chain, if there is one."""
+    closed = closed_segments(chain.path.parent, chain.replica)
+    if not closed:
+        return GENESIS
+    link = end_link(closed[-1].path, last=True)
+    if link is None or not link.intact:
+        raise AuditUnusable(_altered(closed[-1].path, "its last line is no intact record"))
+    return Sealed(link.sequence, link.hash)
 
 
 def set_aside(chain: ClaimedChain, tail: Tail) -> Path:

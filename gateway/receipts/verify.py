@@ -6,26 +6,20 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from gateway.receipts.digest import body_digest, transcript_digest
 from gateway.receipts.jwk import DEMO_PREFIX, PublicKey
-from gateway.receipts.jws import ForeignAlgorithm, JwsMalformed, Parts, fits, json_object, kid_of, split
+from gateway.receipts.jws import Malformed, NotGenuine, open_signed, open_unverified
 from gateway.receipts.receipt import VERSION, Receipt
 from gateway.receipts.signer import TYPE
 
-JWS_BYTES_MAX: Final = 64 * 1024
+ReceiptMalformed = Malformed
+ReceiptNotGenuine = NotGenuine
+
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
-
-
-class ReceiptMalformed(ValueError):
-    """The text is not a receipt, whoever signed it."""
-
-
-class ReceiptNotGenuine(Exception):
-    """A signed text, but not a receipt that one of the pinned keys has signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +37,8 @@ def verify_receipt(jws: str, pinned: Mapping[str, PublicKey]) -> OpenedReceipt:
     Raises ReceiptMalformed, or ReceiptNotGenuine for a foreign key or algorithm or a signature that does
     not fit.
     """
-    parts, kid = _split(jws)
-    key = pinned.get(kid.removeprefix(DEMO_PREFIX))
-    if key is None:
-        raise ReceiptNotGenuine(f"it names the key `{kid}`, which is not among the pinned ones")
-    if not fits(parts, key):
-        raise ReceiptNotGenuine(f"the signature does not fit: it was altered, or not made by `{kid}`")
-    if key.demo and not kid.startswith(DEMO_PREFIX):
-        raise ReceiptNotGenuine(f"it hides that `{key.kid}` is a demo key")
-    return _open(parts.payload, kid)
+    statement = open_signed(jws, TYPE, pinned)
+    return _open(statement.claims, statement.kid)
 
 
 def read_unverified(jws: str) -> OpenedReceipt:
@@ -59,8 +46,8 @@ def read_unverified(jws: str) -> OpenedReceipt:
 
     Raises ReceiptMalformed, or ReceiptNotGenuine for an algorithm that no receipt is signed with.
     """
-    parts, kid = _split(jws)
-    return _open(parts.payload, kid)
+    statement = open_unverified(jws, TYPE)
+    return _open(statement.claims, statement.kid)
 
 
 def request_matches(receipt: Receipt, body: bytes) -> bool:
@@ -74,24 +61,7 @@ def answer_matches(receipt: Receipt, answer: bytes) -> bool:
     return receipt.answer.sha256 == of(answer)
 
 
-def _split(jws: str) -> tuple[Parts, str]:
-    """A receipt's parts, and the key that it names."""
-    if len(jws) > JWS_BYTES_MAX:
-        raise ReceiptMalformed(f"it has {len(jws)} bytes; a receipt has at most {JWS_BYTES_MAX}")
-    try:
-        parts = split(jws)
-        return parts, kid_of(parts.header, TYPE)
-    except JwsMalformed as error:
-        raise ReceiptMalformed(str(error)) from None
-    except ForeignAlgorithm as error:
-        raise ReceiptNotGenuine(str(error)) from None
-
-
-def _open(payload: bytes, kid: str) -> OpenedReceipt:
-    try:
-        claims = json_object(payload, "payload")
-    except JwsMalformed as error:
-        raise ReceiptMalformed(str(error)) from None
+def _open(claims: dict[str, Any], kid: str) -> OpenedReceipt:
     version, demo, emulated = claims.pop("v", None), claims.pop("demo", None), claims.pop("emulated", None)
     if type(version) is not int or version != VERSION:
         raise ReceiptMalformed(f"its `v` is not {VERSION}; check it with a douane that knows its version")

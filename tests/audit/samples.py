@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from gateway.audit.records import (
     Begin,
+    CheckpointMade,
     End,
     PolicyLoaded,
     PolicyRefused,
     Record,
     Recovered,
     Refused,
+    SegmentsDropped,
     Started,
     Stopped,
     Tried,
@@ -76,5 +78,9 @@ NOT_LOADED = PolicyRefused(
 STARTED = Started("0.1.0", "gateway", "sha256:" + "b" * 64, 7, "written", "kid", demo=False)
 STOPPED = Stopped("SIGTERM", 0)
 RECOVERED = Recovered(17, "f" * 64, "0123456789abcdef.torn-ffff")
+CHECKPOINT = CheckpointMade("eyJ.eyJ.c2ln")
+DROPPED = SegmentsDropped(1, 4000, "a" * 64, 2, 365)
 
-ALL: tuple[Record, ...] = (BEGIN, END, REFUSED, LOADED, NOT_LOADED, STARTED, STOPPED, RECOVERED)
+ALL: tuple[Record, ...] = (
+    BEGIN, END, REFUSED, LOADED, NOT_LOADED, STARTED, STOPPED, RECOVERED, CHECKPOINT, DROPPED,
+)  # fmt: skip

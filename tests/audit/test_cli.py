@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from gateway.audit.verify import LIMITS
+from gateway.audit.verify import LIMITS, limits
 from gateway.cli.audit import audit
+from tests.receipts.samples import KEY, SIGNER
 
 from .chains import REPLICA, chain, line_of, rehashed, written
+from .signed import last_checkpoint, read, two_replicas, write
 
 RECORDS = chain(4)
 LINES = [line_of(record) for record in RECORDS]
@@ -70,10 +72,12 @@ def test_the_same_as_json(tmp_path: Path) -> None:
                 ],
                 "warnings": [],
                 "unfinished": [{"file": str(path), "line": 1, "request": "req_1"}],
+                "signed": None,
+                "anchored": None,
                 "intact": False,
             }
         ],
-        "not_found_without_an_anchor": list(LIMITS),
+        "not_found_by_this_check": list(LIMITS),
     }
 
 
@@ -124,4 +128,93 @@ def test_no_file_at_all_exits_3() -> None:
 
     assert (result.exit_code, result.output) == (
         3, "error: no file was named; name the files to check, such as `var/audit/*.jsonl`\n",
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def signed_audit(tmp_path: Path) -> tuple[Path, Path]:
+    """The directory of two signed chains, and the live file of the first."""
+    live, _ = await two_replicas(tmp_path / "audit", SIGNER)
+    return tmp_path / "audit", live
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "key.pem"
+    path.write_bytes(KEY.public.pem())
+    return path
+
+
+def test_a_directory_stands_for_all_of_its_files_and_the_key_says_how_far_they_are_signed(
+    signed_audit: tuple[Path, Path], key_file: Path
+) -> None:
+    directory, live = signed_audit
+    result = douane(str(directory), "--key", str(key_file))
+
+    assert result.exit_code == 0
+    assert result.output.splitlines()[:2] == [
+        f"intact  replica {live.stem}: 28 records, 1 to 28, head {read(live)[-1]['hash']}",
+        "  signed up to record 24",
+    ]
+    assert result.output.splitlines()[-1] == "not found by this check alone: " + "; ".join(
+        limits(keyed=True, anchored=False)
+    )
+
+
+def test_a_kept_checkpoint_is_an_anchor(
+    signed_audit: tuple[Path, Path], key_file: Path, tmp_path: Path
+) -> None:
+    directory, live = signed_audit
+    kept = CliRunner().invoke(audit, ["checkpoint", str(directory)], catch_exceptions=False)
+    assert (kept.exit_code, len(kept.output.splitlines())) == (0, 2)
+    anchor = tmp_path / "kept.txt"
+    anchor.write_text(kept.output)
+    asked = (str(directory), "--key", str(key_file), "--anchor", str(anchor))
+    intact = douane(*asked)
+    write(live, read(live)[:15])
+
+    result = douane(*asked)
+
+    assert intact.exit_code == 0
+    assert "  anchored up to record 24" in intact.output.splitlines()
+    assert result.exit_code == 1
+    assert f": cut: the chain ends at record 15, and a checkpoint ({anchor}:" in result.output
+
+
+def test_a_chain_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path / "chain.jsonl", LINES)
+
+    result = CliRunner().invoke(audit, ["checkpoint", str(path)], catch_exceptions=False)
+
+    assert (result.exit_code, result.output) == (
+        1, f"error: the chain of replica `{REPLICA}` has no checkpoint yet\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--anchor", "ANCHOR"), "an anchor is only worth its signature; give the key with `--key` too"),
+        (("--key", "KEY", "--anchor", "NOTHING"), "holds no anchor; give a checkpoint"),
+        (("--key", "NOTHING"), "holds no public key in PEM form"),
+    ],
+)
+def test_what_cannot_be_checked_against_exits_3(
+    signed_audit: tuple[Path, Path], key_file: Path, tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    (tmp_path / "nothing.txt").write_text("nothing\n")
+    (tmp_path / "anchor.txt").write_text(last_checkpoint(read(signed_audit[1])))
+    named = {"KEY": key_file, "NOTHING": tmp_path / "nothing.txt", "ANCHOR": tmp_path / "anchor.txt"}
+
+    result = douane(str(signed_audit[0]), *(str(named.get(one, one)) for one in arguments))
+
+    assert result.exit_code == 3
+    assert reason in result.output
+
+
+def test_an_empty_directory_is_no_audit(tmp_path: Path) -> None:
+    result = douane(str(tmp_path))
+
+    assert (result.exit_code, result.output) == (
+        3, f"error: there is no audit file (`*.jsonl`) in `{tmp_path}`\n",
     )  # fmt: skip

@@ -6,13 +6,16 @@ import re
 import typing
 from pathlib import Path
 
+from gateway.audit import witnesses
 from gateway.audit.alterations import find_alterations
 from gateway.audit.chain import CHAIN_FIELDS
 from gateway.audit.records import Record
-from gateway.audit.verify import LIMITS
+from gateway.audit.verify import limits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
-SOURCE = Path(find_alterations.__code__.co_filename).read_text()
+SOURCE = "".join(
+    Path(one.__code__.co_filename).read_text() for one in (find_alterations, witnesses.hear_anchors)
+)
 
 
 def table(heading: str) -> list[str]:
@@ -32,13 +35,20 @@ def test_every_kind_of_record_is_named() -> None:
 
 
 def test_every_word_for_an_alteration_is_explained() -> None:
-    used = set(re.findall(r'_finding\([^"]*"(\w+)"', SOURCE))
+    used = set(re.findall(r'[_ (](?:finding|Finding|at)\([^"]*"(\w+)"', SOURCE))
 
-    assert used == {"edited", "dropped", "reordered", "duplicated", "inserted"}
+    assert used == {
+        "edited", "dropped", "reordered", "duplicated", "inserted",
+        "forged", "unsigned", "cut", "rewritten", "missing",
+    }  # fmt: skip
     assert set(table("code")) == used
 
 
 def test_the_page_is_as_honest_about_the_limits_as_the_command() -> None:
-    listed = re.findall(r"^- (.*)[,.]$", PAGE.split("### What it cannot find alone")[1], re.MULTILINE)
+    def listed(heading: str) -> tuple[str, ...]:
+        section = PAGE.split(f"### What it cannot find {heading}\n")[1].split("\n###")[0]
+        return tuple(re.findall(r"^- (.*)[,.]$", section, re.MULTILINE))
 
-    assert tuple(listed) == LIMITS
+    assert listed("alone") == limits(keyed=False, anchored=False)
+    assert listed("with the key") == limits(keyed=True, anchored=False)
+    assert listed("with key and anchors") == limits(keyed=True, anchored=True)

@@ -21,16 +21,18 @@ async def test_what_is_appended_is_chained_and_can_be_read_back(tmp_path: Path) 
     sink: AuditSink = audit
     assert sink.head == GENESIS
 
-    for sample in samples.ALL:
+    # A checkpoint is signed about its own chain: a sample of one would be a forgery.
+    plain = [sample for sample in samples.ALL if sample is not samples.CHECKPOINT]
+    for sample in plain:
         await sink.append(sample.kind, sample.fields())
 
     assert [(r.sequence, r.kind, r.replica) for r in audit.records] == [
-        (number, sample.kind, "aa") for number, sample in enumerate(samples.ALL, start=1)
+        (number, sample.kind, "aa") for number, sample in enumerate(plain, start=1)
     ]
     assert sink.head.hash == audit.records[-1].hash
     (tmp_path / "chain").write_bytes(b"".join(audit.lines))
     (report,) = verify_files([tmp_path / "chain"])
-    assert (report.intact, report.records, report.unfinished) == (True, 8, ())
+    assert (report.intact, report.records, report.unfinished) == (True, len(plain), ())
     await sink.aclose()
 
 

@@ -31,6 +31,8 @@ FIELD_NAMES = {
     # what a bundle changes, and who vouches for it
     "signed_by", "summary", "newly_allowed", "newly_denied", "also_changed", "said",
     "torn_bytes", "torn_sha256", "kept_as",
+    # the chain itself
+    "jws", "first", "last", "last_hash", "files_count", "keep_days",
 }  # fmt: skip
 
 

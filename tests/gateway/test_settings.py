@@ -45,6 +45,8 @@ def test_every_plain_field_can_be_set_by_its_variable() -> None:
         "bedrock": "aws",
         "audit_durability": "synced",
         "audit_failure": "continue",
+        "audit_keep_days": "2048",
+        "audit_file_bytes": "4096",
         "trusted_proxies": "10.0.0.0/8, ::1",
         "behind_proxy": "true",
         "trace_url": "https://collector.test/v1/traces",

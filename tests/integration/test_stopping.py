@@ -70,8 +70,9 @@ def test_asked_to_stop_it_takes_nobody_new_and_finishes_what_it_began(
     code, report = audit_verify(gateway.state_dir)
     assert code == 0
     assert report["chains"][0]["unfinished"] == []
-    last = records_in(gateway.state_dir)[-1]
-    assert (last["kind"], last["unfinished_count"]) == ("stopped", 0)
+    stopped, signed = records_in(gateway.state_dir)[-2:]
+    assert (stopped["kind"], stopped["unfinished_count"]) == ("stopped", 0)
+    assert signed["kind"] == "checkpoint"
 
 
 def refused(gateway: GatewayProcess) -> bool:

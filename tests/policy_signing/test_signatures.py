@@ -12,7 +12,8 @@ import pytest
 
 from gateway.policy.signatures import TYPE, Judged, Standing, Statement, judge, sign
 from gateway.policy.source.directory import Files
-from gateway.receipts.jws import header_of, seal
+from gateway.receipts.jws import header_of
+from gateway.receipts.jws import sign as seal
 from gateway.receipts.signer import TYPE as RECEIPT_TYPE
 from tests.policy_signing.signing import ANN, BOB, EVE, SIGNED_AT, bundle, signature
 
@@ -103,7 +104,7 @@ def test_a_signature_by_a_foreign_key_does_not_count() -> None:
 
 
 def test_a_foreign_key_that_takes_a_trusted_name_does_not_count() -> None:
-    forged = seal(header_of(ANN.kid, TYPE), orjson.dumps(PAYLOAD), EVE.private)
+    forged = seal(header_of(ANN.kid, TYPE), PAYLOAD, EVE.private)
 
     assert judged(forged.encode()).standing is Standing.ALTERED
 
@@ -123,7 +124,7 @@ def test_a_serial_that_is_not_the_bundles_does_not_count_once_that_is_known() ->
 
 
 def test_a_receipt_of_the_same_key_is_no_signature_of_a_policy() -> None:
-    found = judged(seal(header_of(ANN.kid, RECEIPT_TYPE), orjson.dumps(PAYLOAD), ANN.private).encode())
+    found = judged(seal(header_of(ANN.kid, RECEIPT_TYPE), PAYLOAD, ANN.private).encode())
 
     assert (found.standing, found.said) == (
         Standing.MALFORMED,
@@ -143,7 +144,7 @@ def test_a_receipt_of_the_same_key_is_no_signature_of_a_policy() -> None:
     ],
 )
 def test_no_other_header_is_accepted_whoever_signed(header: dict[str, Any], said: str) -> None:
-    found = judged(seal(part(header), orjson.dumps(PAYLOAD), ANN.private).encode())
+    found = judged(seal(part(header), PAYLOAD, ANN.private).encode())
 
     assert found.standing is Standing.MALFORMED
     assert said in found.said
@@ -164,7 +165,7 @@ def test_no_other_header_is_accepted_whoever_signed(header: dict[str, Any], said
     ],
 )
 def test_no_other_statement_is_accepted_even_of_a_trusted_key(payload: Any, said: str) -> None:
-    found = judged(seal(header_of(ANN.kid, TYPE), orjson.dumps(payload), ANN.private).encode())
+    found = judged(seal(header_of(ANN.kid, TYPE), payload, ANN.private).encode())
 
     assert found.standing is Standing.MALFORMED
     assert said in found.said

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.receipts.jwk import base64url
+from gateway.receipts.jws import JWS_BYTES_MAX
 from gateway.receipts.receipt import Receipt
 from gateway.receipts.signer import ReceiptSigner
 from gateway.receipts.verify import (
-    JWS_BYTES_MAX,
     ReceiptMalformed,
     ReceiptNotGenuine,
     answer_matches,

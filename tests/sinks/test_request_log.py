@@ -28,6 +28,7 @@ OF_THE_PROCESS = {
     "record",
     "destination",
     "refused",
+    "files",
 }
 
 
