@@ -18,7 +18,7 @@ from gateway.policy.live import Admission, Live
 from gateway.policy.problems import REFUSALS, reason_of
 from gateway.policy.serials import Serials
 from gateway.policy.source.directory import Files, read_directory
-from gateway.policy.summary import Summary, describe
+from gateway.policy.summary import Offered, Summary, describe
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -35,6 +35,7 @@ class Policies:
         self._in_force = in_force
         self._directory = directory
         self._admit = admission.admit
+        self._describe = describe
         self._serials: Serials = admission.serials
         self._audit = audit
         self._metrics = metrics
@@ -60,7 +61,7 @@ class Policies:
             if live.bundle.revision == self.current.revision:
                 return False
             # Before the swap, or requests of the new revision would be recorded before its load.
-            told = await asyncio.to_thread(describe, self._files, live.files)
+            told = await asyncio.to_thread(self._describe, self._files, live.files)
             await self._put_in_force(live.bundle)
         except Exception as refused:  # whatever a load meets must not end the watching
             await self._refuse(refused, offered)
@@ -84,7 +85,10 @@ class Policies:
 
     async def _refuse(self, refused: Exception, offered: Files | None) -> None:
         kept = self.current.revision
-        said = await refusal_of(refused, offered, kept, self._files)
+        told = None
+        if offered is not None:
+            told = await asyncio.to_thread(self._describe, self._files, offered)
+        said = refusal_of(refused, kept, offered, told)
         self._metrics.policy_loads.labels("refused").inc()
         if isinstance(refused, REFUSALS):
             # A bundle is the operator's text, not a caller's: its problems may be logged in full.
@@ -108,7 +112,7 @@ async def first_load(directory: Path, admission: Admission, audit: AuditSink) ->
         offered = await asyncio.to_thread(read_directory, directory)
         return await asyncio.to_thread(admission.admit, offered)
     except REFUSALS as refused:
-        await record(audit, await refusal_of(refused, offered, None, None))
+        await record_refused_start(audit, refused, offered)
         raise
 
 
@@ -119,21 +123,29 @@ async def first_in_force(live: Live, admission: Admission, audit: AuditSink) -> 
     try:
         await asyncio.to_thread(admission.serials.advance, bundle.revision, bundle.serial)
     except REFUSALS as refused:
-        await record(audit, await refusal_of(refused, live.files, None, None))
+        await record_refused_start(audit, refused, live.files)
         raise
 
 
-async def refusal_of(
-    refused: Exception, offered: Files | None, kept: str | None, in_force: Files | None
+async def record_refused_start(audit: AuditSink, refused: Exception, offered: Files | None) -> None:
+    told = None if offered is None else await asyncio.to_thread(describe, None, offered)
+    await record(audit, refusal_of(refused, None, offered, told))
+
+
+def refusal_of(
+    refused: Exception, kept: str | None, offered: Files | None, told: Offered | None
 ) -> PolicyRefused:
-    """What the audit gets. `offered` is None where the files could not even be read; `kept` and `in_force`
-    are None at a start."""
-    revision, serial, summary = None, None, None
-    if offered is not None:
-        told = await asyncio.to_thread(describe, in_force, offered)
-        revision, serial, summary = offered.revision, told.serial, fields_of(told.summary)
+    """`kept` is None at a start, `offered` and `told` where the files could not even be read."""
     problems = places_of(refused)
-    return PolicyRefused(kept, len(problems), problems, reason_of(refused), revision, serial, summary)
+    return PolicyRefused(
+        kept,
+        len(problems),
+        problems,
+        reason_of(refused),
+        revision=None if offered is None else offered.revision,
+        serial=None if told is None else told.serial,
+        summary=None if told is None else fields_of(told.summary),
+    )
 
 
 async def record(audit: AuditSink, said: PolicyLoaded | PolicyRefused) -> None:

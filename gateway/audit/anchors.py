@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.audit.checkpoint import CHECKPOINT_TYPE, verify_checkpoint
 from gateway.receipts.jwk import PublicKey
-from gateway.receipts.jws import JwsMalformed, NotGenuine, split
+from gateway.receipts.jws import Malformed, NotGenuine, kind_of
 from gateway.receipts.signer import TYPE as RECEIPT_TYPE
 from gateway.receipts.verify import verify_receipt
 
@@ -64,7 +64,7 @@ def _read(path: Path, pinned: Mapping[str, PublicKey]) -> list[Anchor]:
             found = True
             try:
                 anchors += _anchors(match[0], str(path), number, pinned)
-            except (JwsMalformed, NotGenuine) as error:
+            except (Malformed, NotGenuine) as error:
                 raise AnchorUnusable(f"`{path}:{number}` cannot be an anchor: {error}") from error
     if not found:
         raise AnchorUnusable(
@@ -76,7 +76,7 @@ def _read(path: Path, pinned: Mapping[str, PublicKey]) -> list[Anchor]:
 
 
 def _anchors(jws: str, file: str, line: int, pinned: Mapping[str, PublicKey]) -> Iterable[Anchor]:
-    kind = split(jws).header.get("typ")
+    kind = kind_of(jws)
     if kind == CHECKPOINT_TYPE:
         point = verify_checkpoint(jws, pinned)
         yield Anchor(point.replica, point.sequence, point.hash, "a checkpoint", file, line)
@@ -85,4 +85,4 @@ def _anchors(jws: str, file: str, line: int, pinned: Mapping[str, PublicKey]) ->
         if (audit := receipt.audit) is not None:
             yield Anchor(audit.replica, audit.sequence, audit.hash, f"the receipt {receipt.id}", file, line)
     else:
-        raise JwsMalformed(f"its header's `typ` is `{kind}`: neither a checkpoint nor a receipt")
+        raise Malformed(f"its header's `typ` is `{kind}`: neither a checkpoint nor a receipt")

@@ -14,7 +14,7 @@ import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gateway.receipts.jwk import PublicKey
-from gateway.receipts.jws import JwsMalformed, open_signed, open_unverified
+from gateway.receipts.jws import Malformed, open_signed, open_unverified
 
 CHECKPOINT_TYPE: Final = "douane-checkpoint+jws"
 VERSION: Final = 1
@@ -43,22 +43,22 @@ _ADAPTER: Final = TypeAdapter(Checkpoint)
 
 
 def verify_checkpoint(jws: str, pinned: Mapping[str, PublicKey]) -> Checkpoint:
-    """What one of the `pinned` keys has signed. Raises `jws.JwsMalformed` or `jws.NotGenuine`."""
-    return _read(open_signed(jws, CHECKPOINT_TYPE, pinned)[0])
+    """What one of the `pinned` keys has signed. Raises `jws.Malformed` or `jws.NotGenuine`."""
+    return _read(open_signed(jws, CHECKPOINT_TYPE, pinned).claims)
 
 
 def read_checkpoint(jws: str) -> Checkpoint:
-    """What nobody has vouched for. Raises `jws.JwsMalformed` or `jws.NotGenuine`."""
-    return _read(open_unverified(jws, CHECKPOINT_TYPE)[0])
+    """What nobody has vouched for. Raises `jws.Malformed` or `jws.NotGenuine`."""
+    return _read(open_unverified(jws, CHECKPOINT_TYPE).claims)
 
 
 def _read(claims: dict[str, Any]) -> Checkpoint:
     version = claims.pop("v", None)
     if type(version) is not int or version != VERSION:
-        raise JwsMalformed(f"its `v` is not {VERSION}; check it with a douane that knows its version")
+        raise Malformed(f"its `v` is not {VERSION}; check it with a douane that knows its version")
     try:
         return _ADAPTER.validate_json(orjson.dumps(claims))
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise JwsMalformed(f"its claim `{where}` is wrong: {first['msg'].lower()}") from None
+        raise Malformed(f"its claim `{where}` is wrong: {first['msg'].lower()}") from None

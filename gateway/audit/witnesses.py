@@ -14,7 +14,7 @@ from gateway.audit.anchors import Anchor
 from gateway.audit.base import Sealed
 from gateway.audit.checkpoint import Checkpoint, read_checkpoint, verify_checkpoint
 from gateway.receipts.jwk import PublicKey
-from gateway.receipts.jws import JwsMalformed, NotGenuine
+from gateway.receipts.jws import Malformed, NotGenuine
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def hear_checkpoints(
     for stamp in sorted(stamps, key=lambda stamp: stamp.sequence):
         try:
             point = read_checkpoint(stamp.jws) if pinned is None else verify_checkpoint(stamp.jws, pinned)
-        except (JwsMalformed, NotGenuine) as error:
+        except (Malformed, NotGenuine) as error:
             findings.append(_forged(stamp, f"nobody who is believed has signed it: {error}"))
             continue
         if (point.replica, point.sequence, point.hash) == (replica, stamp.sequence - 1, stamp.previous):

@@ -101,6 +101,9 @@ def check(context: click.Context, directory: Path, form: str) -> None:
         if loaded.packs:
             names = ", ".join(f"{pack.name} (version {pack.version})" for pack in loaded.packs)
             click.echo(f"adopted packs: {names}")
+        if files.signatures:
+            count = len(files.signatures)
+            click.echo(f"signatures: {count}, not checked here; see `douane policy signatures`")
         print_run(run, verbose=False)
         print_proof(proof, verbose=False)
         for finding in findings:

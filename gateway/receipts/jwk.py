@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,30 @@ DEMO_LINE: Final = b"# douane demo key: its receipts prove nothing to anybody\n"
 def base64url(data: bytes) -> str:
     """Base64url without padding (RFC 7515)."""
     return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+class NotCanonical(ValueError):
+    """Text that is not base64url as RFC 7515 wants it: unpadded, and with no spare bits set."""
+
+
+def from_base64url(text: str) -> bytes:
+    """Strict: of two spellings of the same bytes only one is taken. Raises NotCanonical."""
+    try:
+        data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (Base64Error, ValueError):
+        raise NotCanonical("not base64url") from None
+    if base64url(data) != text:
+        raise NotCanonical("not base64url without padding, in its one canonical spelling")
+    return data
+
+
+def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads(object_pairs_hook=...)`: raises ValueError where a name stands twice."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        twice = next(name for name, _ in pairs if sum(other == name for other, _ in pairs) > 1)
+        raise ValueError(f"`{twice}` stands twice in one object")
+    return members
 
 
 @dataclass(frozen=True, slots=True)

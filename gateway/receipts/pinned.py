@@ -9,8 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.receipts.jwk import DEMO_PREFIX, PublicKey
-from gateway.receipts.jws import from_base64url, unique_members
+from gateway.receipts.jwk import DEMO_PREFIX, PublicKey, from_base64url, unique_members
 from gateway.receipts.keys import RECEIPTS, KeyUse, SigningKeyInvalid, read_public_pem
 
 _FILE_BYTES_MAX: Final = 1 << 20

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.audit.checkpoint import CHECKPOINT_TYPE, Checkpoint
 from gateway.receipts.jwk import PublicKey, jwks
-from gateway.receipts.jws import header_of, seal
+from gateway.receipts.jws import header_of, sign
 from gateway.receipts.receipt import VERSION, Receipt
 
 TYPE: Final = "douane-receipt+jws"
@@ -48,12 +47,11 @@ class ReceiptSigner:
         """The compact JWS over the receipt's claims, `v`, `emulated` and `demo`; about 50 µs of CPU."""
         claims = {name: getattr(receipt, name) for name in _CLAIMS}
         claims.update(v=VERSION, emulated=receipt.emulated, demo=self._demo)
-        return seal(self._header, orjson.dumps(claims), self._private)
+        return sign(self._header, claims, self._private)
 
     def sign_checkpoint(self, checkpoint: Checkpoint) -> str:
         """The compact JWS over where a chain of the audit stands."""
-        header = header_of(self.kid, CHECKPOINT_TYPE)
-        return seal(header, orjson.dumps(checkpoint.claims()), self._private)
+        return sign(header_of(self.kid, CHECKPOINT_TYPE), checkpoint.claims(), self._private)
 
     def jwks(self) -> dict[str, Any]:
         """The document for `/.well-known/jwks.json`: the signing key first."""

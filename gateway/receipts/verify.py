@@ -12,11 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from gateway.receipts.digest import body_digest, transcript_digest
 from gateway.receipts.jwk import DEMO_PREFIX, PublicKey
-from gateway.receipts.jws import JwsMalformed, NotGenuine, open_signed, open_unverified
+from gateway.receipts.jws import Malformed, NotGenuine, open_signed, open_unverified
 from gateway.receipts.receipt import VERSION, Receipt
 from gateway.receipts.signer import TYPE
 
-ReceiptMalformed = JwsMalformed
+ReceiptMalformed = Malformed
 ReceiptNotGenuine = NotGenuine
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
@@ -37,7 +37,8 @@ def verify_receipt(jws: str, pinned: Mapping[str, PublicKey]) -> OpenedReceipt:
     Raises ReceiptMalformed, or ReceiptNotGenuine for a foreign key or algorithm or a signature that does
     not fit.
     """
-    return _open(*open_signed(jws, TYPE, pinned))
+    statement = open_signed(jws, TYPE, pinned)
+    return _open(statement.claims, statement.kid)
 
 
 def read_unverified(jws: str) -> OpenedReceipt:
@@ -45,7 +46,8 @@ def read_unverified(jws: str) -> OpenedReceipt:
 
     Raises ReceiptMalformed, or ReceiptNotGenuine for an algorithm that no receipt is signed with.
     """
-    return _open(*open_unverified(jws, TYPE))
+    statement = open_unverified(jws, TYPE)
+    return _open(statement.claims, statement.kid)
 
 
 def request_matches(receipt: Receipt, body: bytes) -> bool:

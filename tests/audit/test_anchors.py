@@ -9,7 +9,7 @@ import pytest
 
 from gateway.audit.anchors import AnchorUnusable, read_anchors
 from gateway.audit.checkpoint import Checkpoint, read_checkpoint, verify_checkpoint
-from gateway.receipts.jws import JwsMalformed, NotGenuine
+from gateway.receipts.jws import Malformed, NotGenuine
 from gateway.receipts.signer import ReceiptSigner
 from tests.receipts.samples import FULL, PINNED, SIGNER, key
 
@@ -28,7 +28,7 @@ def test_a_checkpoint_by_another_key_is_not_believed() -> None:
 
 
 def test_a_receipt_never_passes_for_a_checkpoint() -> None:
-    with pytest.raises(JwsMalformed, match="its header's `typ` is not `douane-checkpoint"):
+    with pytest.raises(Malformed, match="its header's `typ` is not `douane-checkpoint"):
         verify_checkpoint(RECEIPT, PINNED)
 
 
@@ -37,7 +37,7 @@ def test_any_changed_character_of_a_checkpoint_is_found(position: int) -> None:
     letter = "A" if CHECKPOINT[position] != "A" else "B"
     changed = CHECKPOINT[:position] + letter + CHECKPOINT[position + 1 :]
 
-    with pytest.raises((JwsMalformed, NotGenuine)):
+    with pytest.raises((Malformed, NotGenuine)):
         verify_checkpoint(changed, PINNED)
 
 

@@ -23,6 +23,8 @@ Each field can stand in `douane.yaml` in the working directory (or the file that
 each plain one in the environment under the name in the second column; the environment wins over the file. A
 field or a `DOUANE_` variable that does not exist stops the start, which then says what was probably meant.
 
+Keys that must have signed a policy before it is loaded: [signed policies](signed-policies.md).
+
 This page is made from `gateway/settings.py`: `python -m tests.gateway.settings_page` writes it, and a test
 fails when the two differ.
 

@@ -14,7 +14,7 @@ from gateway.policy.lint import Kind
 from gateway.policy.permit import permit
 from gateway.policy.runner import run_case
 from gateway.policy.source.claims import OF_ALWAYS, OF_NEVER, ClaimEntry
-from gateway.policy.source.directory import ADOPTED
+from gateway.policy.source.directory import ADOPTED, SIGNATURES
 from gateway.policy.source.residency import UnlessEntry, WhenEntry
 from tests.policy.bundles import compiled, default_files, edited, loaded_default, problems_of, write
 
@@ -127,7 +127,7 @@ def test_every_file_of_a_bundle_is_in_the_table_of_files() -> None:
     named = {row[0].strip("`") for row in rows("## The files")}
 
     found = {f"{name.split('/')[0]}/" if "/" in name else name for name in default_files()}
-    assert named == found | {f"{ADOPTED}/"}
+    assert named == found | {f"{ADOPTED}/", f"{SIGNATURES}/"}
 
 
 def test_the_difference_that_is_shown_is_the_one_that_is_printed(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.receipts.jwk import PublicKey, jwks
-from gateway.receipts.jws import from_base64url
+from gateway.receipts.jwk import PublicKey, from_base64url, jwks
 from gateway.receipts.keys import (
     SigningKeyInvalid,
     create_key,

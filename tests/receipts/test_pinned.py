@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.receipts.jwk import base64url, jwks
-from gateway.receipts.jws import NotCanonical, from_base64url
+from gateway.receipts.jwk import NotCanonical, base64url, from_base64url, jwks
 from gateway.receipts.keys import SigningKeyInvalid, create_key
 from gateway.receipts.pinned import load_pinned
 

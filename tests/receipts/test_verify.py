@@ -210,7 +210,7 @@ def test_a_signed_payload_that_is_no_object_of_claims_is_refused(payload: bytes,
 
 
 def test_a_text_that_is_too_long_is_not_even_decoded() -> None:
-    with pytest.raises(ReceiptMalformed, match=f"what is signed here has at most {JWS_BYTES_MAX}"):
+    with pytest.raises(ReceiptMalformed, match=f"a receipt has at most {JWS_BYTES_MAX}"):
         verify_receipt("A" * (JWS_BYTES_MAX + 1), PINNED)
 
 
