@@ -13,6 +13,7 @@ from gateway.building import Backends
 from gateway.clock import Clock
 from gateway.detect.detectors import Detectors
 from gateway.keys.keyring import TenantKeys
+from gateway.keys.shredding import Shredding
 from gateway.metrics import Metrics
 from gateway.policies import Policies
 from gateway.receipts.signer import ReceiptSigner
@@ -56,6 +57,7 @@ class GatewayContext:
     taints: RememberedTaints
     detectors: Detectors
     tenant_keys: TenantKeys
+    shredding: Shredding
     audit: AuditSink
     signer: ReceiptSigner
     prices: Prices

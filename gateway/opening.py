@@ -133,6 +133,7 @@ async def open_context(
             taints=taints,
             detectors=Detectors(),
             tenant_keys=keys.ring,
+            shredding=shredding,
             audit=audit,
             signer=signer,
             prices=prices,

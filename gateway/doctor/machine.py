@@ -13,12 +13,12 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from gateway.doctor.finding import Finding, Status
-from gateway.keys.opening import MASTER_KEY
-from gateway.keys.wrapping import KeyFileInvalid, MasterKey
+from gateway.keys.opening import MASTER_KEY, keys_dir, kms_wrapping
+from gateway.keys.wrapping import KeyFileInvalid, MasterKey, Unwrappable, WrappingUnavailable
 from gateway.opening import RECEIPT_KEY, RETIRED_KEYS
 from gateway.policy.bundle import Bundle
 from gateway.receipts.keys import SigningKeyInvalid, load_retired, load_signing_key
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsInvalid
 from gateway.store.address import StoreMisconfigured, parse_url
 
 REDIS_TIMEOUT_S: Final = 5.0
@@ -30,7 +30,11 @@ def examine_machine(settings: Settings, bundle: Bundle) -> Iterator[Finding]:
     yield here(
         "bundle", Status.OK, f"{bundle.revision[:19]}… (serial {bundle.serial}): examples and claims hold"
     )
-    yield master_key(settings.state_dir / MASTER_KEY)
+    if settings.kms_key_id is None:
+        yield master_key(settings.state_dir / MASTER_KEY)
+    else:
+        yield kms_key(settings)
+    yield tenant_keys(keys_dir(settings, settings.state_dir))
     yield receipt_key(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
     yield audit_directory(settings.state_dir / "audit")
     if settings.redis_url is None:
@@ -56,6 +60,35 @@ def master_key(path: Path) -> Finding:
     except KeyFileInvalid as error:
         return split("master key", error)
     return here("master key", Status.OK, f"`{path}`, for its owner only")
+
+
+def kms_key(settings: Settings) -> Finding:
+    """Whether the key wraps and unwraps, with the credentials of this machine."""
+    check = "kms key"
+    try:
+        wrapping = kms_wrapping(settings)
+        assert wrapping is not None
+        probe = b"a probe by douane doctor"
+        fits = wrapping.unlock(check, wrapping.lock(check, probe)) == probe
+    except (Unwrappable, WrappingUnavailable, SettingsInvalid) as error:
+        fix = "allow `kms:Encrypt` and `kms:Decrypt` on this key to the gateway's role"
+        return here(check, Status.FAIL, str(error), fix)
+    assert fits
+    return here(check, Status.OK, f"`{settings.kms_key_id}` in {settings.kms_region} wraps and unwraps")
+
+
+def tenant_keys(directory: Path) -> Finding:
+    """The folder of wrapped keys: whether all in it is one of ours, and reached by its owner alone."""
+    check = "tenants' keys"
+    if not directory.exists():
+        return here(check, Status.OK, f"`{directory}` is not there yet; the first start makes it")
+    try:
+        entries = FileShelf.open(directory).entries()
+    except KeyFileInvalid as error:
+        return split(check, error)
+    shredded = sum(isinstance(entry, Shredded) for entry in entries)
+    seen = f"`{directory}`, for its owner only: {len(entries) - shredded} keys, {shredded} shredded"
+    return here(check, Status.OK, seen)
 
 
 def receipt_key(path: Path, retired: Path) -> Finding:
