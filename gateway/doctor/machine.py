@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from gateway.doctor.finding import Finding, Status
 from gateway.keys.opening import MASTER_KEY, keys_dir, kms_wrapping
+from gateway.keys.shelf import FileShelf, Shredded
 from gateway.keys.wrapping import KeyFileInvalid, MasterKey, Unwrappable, WrappingUnavailable
 from gateway.opening import RECEIPT_KEY, RETIRED_KEYS
 from gateway.policy.bundle import Bundle

@@ -46,13 +46,13 @@ def test_a_machine_that_is_well_ends_with_0(settings: dict[str, Any]) -> None:
 
     assert text.exit_code == everything.exit_code == as_json.exit_code == 0
     assert "all else" in text.output
-    assert "bundle, master key, receipt key, audit directory, store, bedrock" in text.output
+    assert "bundle, master key, tenants' keys, receipt key, audit directory, store, bedrock" in text.output
     assert "all else" not in everything.output
-    assert everything.output.count("│ ok │") == 6
-    assert text.output.splitlines()[-1] == "6 ok, 0 warn, 0 fail, 0 unknown"
+    assert everything.output.count("│ ok │") == 7
+    assert text.output.splitlines()[-1] == "7 ok, 0 warn, 0 fail, 0 unknown"
     said = json.loads(as_json.output)
     assert (said["healthy"], said["emulated"]) == (True, False)
-    assert said["summary"] == {"ok": 6, "warn": 0, "fail": 0, "unknown": 0}
+    assert said["summary"] == {"ok": 7, "warn": 0, "fail": 0, "unknown": 0}
     assert said["findings"][1] == {
         "check": "master key",
         "region": None,

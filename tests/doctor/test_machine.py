@@ -37,6 +37,7 @@ def test_a_machine_as_it_should_be_is_well(state: Path) -> None:
     assert [(each.check, each.region, each.status.value) for each in found] == [
         ("bundle", None, "ok"),
         ("master key", None, "ok"),
+        ("tenants' keys", None, "ok"),
         ("receipt key", None, "ok"),
         ("audit directory", None, "ok"),
         ("store", None, "ok"),

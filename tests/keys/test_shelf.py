@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.keys import shelf as module
 from gateway.keys.shelf import FileShelf, Kept, Shredded, name_of
 from gateway.keys.wrapping import KeyFileInvalid, MasterKey
 
@@ -116,7 +115,7 @@ def test_a_crash_while_a_key_is_kept_leaves_none(shelf: FileShelf, monkeypatch: 
     def crash(_: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(module.os, "fsync", crash)
+    monkeypatch.setattr("gateway.keys.shelf.os.fsync", crash)
     with pytest.raises(KeyFileInvalid, match="cannot be used: input/output error"):
         shelf.keep(kept("acme"))
     monkeypatch.undo()
