@@ -25,6 +25,7 @@ from gateway.errors import (
     ShuttingDown,
     UnsupportedEncoding,
 )
+from gateway.receipts.nonce import nonce_of
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -40,7 +41,7 @@ CUT_OFF = ShuttingDown("this gateway stopped before the answer was complete; sen
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One request as the gateway reads it. Of `x-douane-*`, only the labels are read; the rest is ignored.
+    """One request as the gateway reads it. Of `x-douane-*`, labels and nonce are read; the rest is ignored.
 
     `traceparent` is what the caller sent, and may be anything.
     """
@@ -50,6 +51,7 @@ class Incoming:
     labels: str | None
     body: bytes
     traceparent: bytes | None = None
+    nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ async def read_request(
     """
     authorization = content_type = traceparent = None
     labels: list[str] = []
+    nonces: list[bytes] = []
     declared_bytes: int | None = None
     head_bytes = 0
     for name, value in scope["headers"]:
@@ -89,6 +92,8 @@ async def read_request(
             authorization = value.decode("latin-1")
         elif name == b"x-douane-labels":
             labels.append(value.decode("latin-1"))
+        elif name == b"x-douane-nonce":
+            nonces.append(value)
         elif name == b"content-type":
             content_type = value
         elif name == b"traceparent":
@@ -103,6 +108,7 @@ async def read_request(
         raise HeadersTooLarge(
             f"the request's headers are over the limit of {head_limit_bytes} bytes; send fewer"
         )
+    nonce = nonce_of(nonces)
     if content_type is not None and content_type.partition(b";")[0].strip().lower() != JSON_TYPE:
         raise UnsupportedEncoding(
             "the body's `content-type` is not JSON; send `content-type: application/json`"
@@ -118,7 +124,7 @@ async def read_request(
         raise RequestTimeout(
             f"the body did not arrive within {timeout_s:g} s; send it faster or in smaller pieces"
         ) from None
-    return Incoming(request_id, authorization, ",".join(labels) if labels else None, body, traceparent)
+    return Incoming(request_id, authorization, ",".join(labels) if labels else None, body, traceparent, nonce)
 
 
 async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: int) -> bytes:

@@ -39,6 +39,7 @@ class ReceiptSigner:
     def __init__(self, key: SigningKey, retired: Iterable[PublicKey] = ()) -> None:
         self._private = key.private
         self._demo = key.demo
+        self.public = key.public
         self.kid = key.kid
         self._published = (key.public, *retired)
         self._header = base64url(orjson.dumps({"alg": ALGORITHM, "kid": key.kid, "typ": TYPE}))

@@ -89,6 +89,11 @@ def answer_matches(receipt: Receipt, answer: bytes) -> bool:
     return receipt.answer.sha256 == of(answer)
 
 
+def nonce_matches(receipt: Receipt, nonce: str) -> bool:
+    """Whether `nonce` is the mark that the client sent with the request."""
+    return receipt.nonce == nonce
+
+
 def _split(jws: str) -> _Parts:
     if len(jws) > JWS_BYTES_MAX:
         raise ReceiptMalformed(f"it has {len(jws)} bytes; a receipt has at most {JWS_BYTES_MAX}")
