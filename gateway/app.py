@@ -33,6 +33,8 @@ from gateway.receipts.lookup import fetch_receipt
 from gateway.settings import Settings
 
 CHAT_PATH = "/v1/chat/completions"
+# Whoever meets a `kid` that is not in the copy asks again; a key that was taken out is gone within minutes.
+JWKS_CACHING = "public, max-age=300"
 
 
 class Gateway(FastAPI):
@@ -81,8 +83,9 @@ def create_app(settings: Settings, context: GatewayContext) -> FastAPI:
         return as_response(await fetch_receipt(request.headers.get("authorization"), receipt_id, context))
 
     @app.get("/.well-known/jwks.json")
-    async def jwks() -> dict[str, Any]:
+    async def jwks(response: Response) -> dict[str, Any]:
         """The public keys that receipts verify with, retired ones included."""
+        response.headers["cache-control"] = JWKS_CACHING
         return context.signer.jwks()
 
     @app.get("/healthz")

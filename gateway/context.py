@@ -14,7 +14,7 @@ from gateway.clock import Clock
 from gateway.detect.detectors import Detectors
 from gateway.metrics import Metrics
 from gateway.policies import Policies
-from gateway.receipts.signer import ReceiptSigner
+from gateway.receipts.reloading import ReloadingSigner
 from gateway.routing.health import Health
 from gateway.settings import Settings
 from gateway.store.base import Store
@@ -56,7 +56,7 @@ class GatewayContext:
     detectors: Detectors
     tenant_keys: TenantKeys
     audit: AuditSink
-    signer: ReceiptSigner
+    signer: ReloadingSigner
     prices: Prices
     metrics: Metrics
     sinks: Sinks

@@ -34,7 +34,9 @@ from gateway.policy.problems import (
     did_you_mean,
 )
 from gateway.policy.prover import Prover
-from gateway.receipts.keys import load_signer
+from gateway.receipts.reloading import ReloadingSigner
+from gateway.receipts.rotation import RECEIPT_KEY as RECEIPT_KEY
+from gateway.receipts.rotation import RETIRED_KEYS as RETIRED_KEYS
 from gateway.routing.health import Health
 from gateway.settings import Settings, SettingsInvalid
 from gateway.sinks.opening import open_sinks, wrong_places
@@ -47,8 +49,6 @@ from gateway.tenant_keys import TenantKeys
 
 MILLION = 1_000_000
 MASTER_KEY = "master.key"
-RECEIPT_KEY = "receipt-key.pem"
-RETIRED_KEYS = "retired-keys"
 
 
 @asynccontextmanager
@@ -74,7 +74,7 @@ async def open_context(
     bundle = await asyncio.to_thread(load, settings.policies)
     async with AsyncExitStack() as stack:
         keys = TenantKeys.from_file(settings.state_dir / MASTER_KEY)
-        signer = load_signer(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
+        signer = ReloadingSigner(settings.state_dir)
         audit = open_file_audit(settings.state_dir / "audit", clock, settings.audit_durability)
         stack.push_async_callback(audit.aclose)
         egress.put_in_force(await asyncio.to_thread(destinations, settings, bundle))
@@ -134,11 +134,15 @@ async def open_context(
             readiness=Readiness(),
             demo_keys=demo_keys,
         )
-        watcher = asyncio.create_task(policies.watch(settings.policy_poll_s))
+        watchers = [
+            asyncio.create_task(policies.watch(settings.policy_poll_s)),
+            asyncio.create_task(signer.watch(settings.policy_poll_s, audit)),
+        ]
         try:
             yield context
         finally:
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
             await record_stop(context)
 
 

@@ -222,6 +222,18 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningKeyChanged:
+    """Receipts are signed with another key from here on; `before` and `after` are the `kid` of each."""
+
+    kind: ClassVar[str] = "signing_key_changed"
+    before: str
+    after: str
+
+    def fields(self) -> dict[str, Any]:
+        return {"before": self.before, "after": self.after}
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """A process ends on purpose; `unfinished_count` requests were cut off by it."""
 
@@ -246,7 +258,9 @@ class Recovered:
         return {"torn_bytes": self.torn_bytes, "torn_sha256": self.torn_sha256, "kept_as": self.kept_as}
 
 
-Record = Begin | End | Refused | PolicyLoaded | PolicyRefused | Started | Stopped | Recovered
+Record = (
+    Begin | End | Refused | PolicyLoaded | PolicyRefused | Started | SigningKeyChanged | Stopped | Recovered
+)
 
 
 def _facts(facts: Facts) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 from rich.console import Console
@@ -21,6 +21,7 @@ from gateway.receipts.explain import explain
 from gateway.receipts.jwk import PublicKey
 from gateway.receipts.keys import SigningKeyInvalid, create_key, load_retired, load_signing_key
 from gateway.receipts.pinned import load_pinned
+from gateway.receipts.rotation import rotate_key
 from gateway.receipts.signer import ReceiptSigner
 from gateway.receipts.verify import (
     OpenedReceipt,
@@ -112,6 +113,30 @@ def new_key(context: click.Context, path: Path, demo: bool) -> None:
     except SigningKeyInvalid as error:
         _fail(context, error)
     click.echo(key.kid)
+
+
+@receipt.command()
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    envvar="DOUANE_STATE_DIR",
+    default=Path("var"),
+    show_default=True,
+    help="Directory of the gateway's keys (DOUANE_STATE_DIR).",
+)
+@click.pass_context
+def rotate(context: click.Context, state_dir: Path) -> None:
+    """Make a new signing key, and keep the old one's public half published.
+
+    Running gateways over this directory take it within `policy_poll_s`, or at once on SIGHUP. The old private
+    key is gone afterwards; the receipts that it signed stay good.
+    """
+    try:
+        rotated = rotate_key(state_dir)
+    except SigningKeyInvalid as error:
+        _fail(context, error)
+    click.echo(f"before {rotated.before} (public half kept in {rotated.retired})")
+    click.echo(f"after  {rotated.after}")
 
 
 @receipt.command("public-key")
@@ -217,6 +242,6 @@ def _print(result: Result) -> None:
         console.print(Text(printable(result.problem), style="bold red"), soft_wrap=True)
 
 
-def _fail(context: click.Context, error: SigningKeyInvalid) -> None:
+def _fail(context: click.Context, error: SigningKeyInvalid) -> NoReturn:
     click.echo(f"error: {error}", err=True)
     context.exit(3)

@@ -33,11 +33,7 @@ def create_key(path: Path, *, demo: bool = False) -> SigningKey:
     )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
-            file.write(DEMO_LINE + pem if demo else pem)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(path, DEMO_LINE + pem if demo else pem, 0o600)
     except FileExistsError as error:
         raise SigningKeyInvalid(
             f"`{path}` exists already; a key is never overwritten, name another file"
@@ -45,6 +41,18 @@ def create_key(path: Path, *, demo: bool = False) -> SigningKey:
     except OSError as error:
         raise SigningKeyInvalid(f"`{path}` cannot be written: {error.strerror}") from error
     return SigningKey(private, PublicKey(private.public_key().public_bytes_raw(), demo))
+
+
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """A file that was not there before, on the disk when this returns; `mode` is its from the first byte on.
+
+    Raises OSError, also at a symlink.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_signing_key(path: Path) -> SigningKey:
@@ -84,12 +92,21 @@ def read_public_pem(text: bytes, path: Path) -> PublicKey:
 def load_retired(directory: Path) -> tuple[PublicKey, ...]:
     """The public keys (`*.pem`) of a directory that signed earlier receipts; none when it is not there.
 
-    Raises SigningKeyInvalid at a file that is no public Ed25519 key.
+    They are published as the gateway's own, so none but its user may put one there.
+    Raises SigningKeyInvalid at a file that is no public Ed25519 key, or that others can write.
     """
     if not directory.is_dir():
         return ()
     try:
-        return tuple(read_public_pem(path.read_bytes(), path) for path in sorted(directory.glob("*.pem")))
+        files = sorted(directory.glob("*.pem"))
+        for path in (directory, *files):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & 0o022:
+                raise SigningKeyInvalid(
+                    f"`{path}` has mode {mode:04o}, so others could have a key of theirs published; "
+                    f"run `chmod go-w {path}`, and look whether each key there is yours"
+                )
+        return tuple(read_public_pem(path.read_bytes(), path) for path in files)
     except OSError as error:
         raise SigningKeyInvalid(f"`{error.filename}` cannot be read: {error.strerror}") from error
 

@@ -1,4 +1,4 @@
-"""The client's own mark in its receipt: proof that the receipt was made for this request, after it was sent."""
+"""The client's own mark in its receipt, by which it knows that the receipt was made after the request."""
 
 from __future__ import annotations
 

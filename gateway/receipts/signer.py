@@ -41,7 +41,7 @@ class ReceiptSigner:
         self._demo = key.demo
         self.public = key.public
         self.kid = key.kid
-        self._published = (key.public, *retired)
+        self.published = (key.public, *retired)
         self._header = base64url(orjson.dumps({"alg": ALGORITHM, "kid": key.kid, "typ": TYPE}))
 
     def sign(self, receipt: Receipt) -> str:
@@ -53,4 +53,4 @@ class ReceiptSigner:
 
     def jwks(self) -> dict[str, Any]:
         """The document for `/.well-known/jwks.json`: the signing key first."""
-        return jwks(self._published)
+        return jwks(self.published)

@@ -10,6 +10,7 @@ from gateway.audit.records import (
     Record,
     Recovered,
     Refused,
+    SigningKeyChanged,
     Started,
     Stopped,
     Tried,
@@ -67,7 +68,8 @@ REFUSED = Refused(
 LOADED = PolicyLoaded("sha256:" + "b" * 64, 7, "sha256:" + "a" * 64, 12, 9, 4)
 NOT_LOADED = PolicyRefused("sha256:" + "b" * 64, 2, ("places.yaml:3", "routes.yaml:9"))
 STARTED = Started("0.1.0", "gateway", "sha256:" + "b" * 64, 7, "written", "kid", demo=False)
+KEY_CHANGED = SigningKeyChanged("kid-of-the-old-one", "kid-of-the-new-one")
 STOPPED = Stopped("SIGTERM", 0)
 RECOVERED = Recovered(17, "f" * 64, "0123456789abcdef.torn-ffff")
 
-ALL: tuple[Record, ...] = (BEGIN, END, REFUSED, LOADED, NOT_LOADED, STARTED, STOPPED, RECOVERED)
+ALL: tuple[Record, ...] = (BEGIN, END, REFUSED, LOADED, NOT_LOADED, STARTED, KEY_CHANGED, STOPPED, RECOVERED)

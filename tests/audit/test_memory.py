@@ -30,7 +30,7 @@ async def test_what_is_appended_is_chained_and_can_be_read_back(tmp_path: Path) 
     assert sink.head.hash == audit.records[-1].hash
     (tmp_path / "chain").write_bytes(b"".join(audit.lines))
     (report,) = verify_files([tmp_path / "chain"])
-    assert (report.intact, report.records, report.unfinished) == (True, 8, ())
+    assert (report.intact, report.records, report.unfinished) == (True, 9, ())
     await sink.aclose()
 
 

@@ -26,7 +26,7 @@ FIELD_NAMES = {
     # commitments
     "request_hmac", "answer_hmac", "end_user_hmac", "detected", "redacted",
     # the process
-    "version", "durability", "signing_key", "demo", "reason", "unfinished_count",
+    "version", "durability", "signing_key", "before", "after", "demo", "reason", "unfinished_count",
     "rules_count", "places_count", "tenants_count", "problems", "problems_count",
     "torn_bytes", "torn_sha256", "kept_as",
 }  # fmt: skip

@@ -27,6 +27,7 @@ OF_THE_PROCESS = {
     "record",
     "destination",
     "refused",
+    "kid",
 }
 
 
