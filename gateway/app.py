@@ -23,6 +23,7 @@ from gateway.ingress import (
     Scope,
     Send,
     error_reply,
+    json_reply,
     new_request_id,
     read_request,
     write_reply,
@@ -95,11 +96,13 @@ def create_app(settings: Settings, context: GatewayContext) -> FastAPI:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        """Whether new requests are welcome: off while stopping."""
+        """Whether new requests are welcome: off while stopping. `clock_skew_s` names regions whose clock is
+        not ours."""
         ready = context.readiness.ready
-        return as_response(
-            Reply(200 if ready else 503, [], b'{"status":"ready"}' if ready else b'{"status":"stopping"}')
-        )
+        detail: dict[str, Any] = {"status": "ready" if ready else "stopping"}
+        if skews := context.backends.skews.corrections_s():
+            detail["clock_skew_s"] = skews
+        return as_response(json_reply(200 if ready else 503, detail))
 
     @app.get("/metrics")
     async def metrics() -> Response:

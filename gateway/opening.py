@@ -14,6 +14,7 @@ from gateway.audit.files import open_file_audit
 from gateway.audit.records import Started, Stopped
 from gateway.backends.http import open_http
 from gateway.backends.prices import Price, Prices
+from gateway.backends.skew import Skews
 from gateway.building import Backends
 from gateway.clock import SystemClock
 from gateway.context import GatewayContext, Readiness
@@ -81,7 +82,7 @@ async def open_context(
         store, store_place = await open_store(settings)
         stack.push_async_callback(store.aclose)
         http = await stack.enter_async_context(open_http(tls=backend_tls(settings), egress=egress))
-        backends = Backends(settings, http, keys)
+        backends = Backends(settings, http, keys, Skews(metrics))
         backends.rebuild(bundle)
         if settings.log_place is None and DEFAULT_PLACE not in bundle.places:
             logs.event("no_log_place", logging.WARNING, place=DEFAULT_PLACE)  # no request is logged then

@@ -28,6 +28,8 @@ OF_THE_PROCESS = {
     "destination",
     "refused",
     "kid",
+    "region",
+    "skew_s",
 }
 
 
