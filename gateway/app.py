@@ -16,6 +16,7 @@ from gateway.arrival import EXTENSION
 from gateway.chat import chat_completion
 from gateway.context import GatewayContext
 from gateway.hangup import Hangup
+from gateway.hidden import Hidden
 from gateway.ingress import (
     ClientGone,
     Receive,
@@ -23,6 +24,7 @@ from gateway.ingress import (
     Scope,
     Send,
     error_reply,
+    hide_key,
     json_reply,
     new_request_id,
     read_request,
@@ -53,6 +55,8 @@ class Gateway(FastAPI):
         if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
             await self._chat(scope, receive, send)
         else:
+            if scope["type"] == "http":
+                hide_key(scope)
             await super().__call__(scope, receive, send)
 
 
@@ -76,12 +80,12 @@ def create_app(settings: Settings, context: GatewayContext) -> FastAPI:
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         """The models that this caller may use, with the places that may answer."""
-        return as_response(list_models(request.headers.get("authorization"), context))
+        return as_response(list_models(sent_key(request), context))
 
     @app.get("/v1/receipts/{receipt_id}")
     async def receipt(request: Request, receipt_id: str) -> Response:
         """A receipt of the caller's own tenant."""
-        return as_response(await fetch_receipt(request.headers.get("authorization"), receipt_id, context))
+        return as_response(await fetch_receipt(sent_key(request), receipt_id, context))
 
     @app.get("/.well-known/jwks.json")
     async def jwks(response: Response) -> dict[str, Any]:
@@ -127,6 +131,7 @@ class ChatEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
+        hide_key(scope)
         context, settings = self._context, self._settings
         context.readiness.in_flight += 1
         try:
@@ -151,6 +156,11 @@ class ChatEndpoint:
             context.metrics.requests.labels("client_gone", "499").inc()
         finally:
             context.readiness.in_flight -= 1
+
+
+def sent_key(request: Request) -> Hidden | None:
+    sent = request.headers.get("authorization")
+    return Hidden(sent) if sent is not None else None
 
 
 def as_response(reply: Reply) -> Response:

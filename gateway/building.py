@@ -20,6 +20,7 @@ from gateway.backends.openai import OpenAIBackend
 from gateway.backends.signing import SigV4Signer
 from gateway.backends.skew import Skews
 from gateway.egress.destinations import host_and_port
+from gateway.hidden import told
 from gateway.openai import ChatRequest
 from gateway.places import BACKEND_KINDS, Place
 from gateway.policy.bundle import Bundle
@@ -76,20 +77,17 @@ class Backends(Mapping[str, Backend]):
                 given = BackendSettings(url=settings.engine_url, secret=settings.engine_secret)
             if given is None or given.url is None or given.secret is None:
                 return None
-            return engine_backend(
-                place, self._http, given.url, given.secret.get_secret_value(), self._keys.salt
-            )
+            return engine_backend(place, self._http, given.url, told(given.secret), self._keys.salt)
         if given is None:
             return None
+        secret = told(given.secret) if given.secret else None
         if place.kind == "litellm":
             from gateway.backends.litellm_backend import LiteLLMBackend  # only where one is configured
 
-            secret = given.secret.get_secret_value() if given.secret else None
             hosts = [host_and_port(name, "hosts")[0] for name in given.hosts]
             return LiteLLMBackend(place, api_key=secret, api_base=given.url, hosts=hosts)
         if given.url is None:
             raise SettingsInvalid((f"`backends.{place.id}` has no `url`; add the server's base URL",))
-        secret = given.secret.get_secret_value() if given.secret else None
         return OpenAIBackend(place, self._http, given.url, secret)
 
     def _build_bedrock(self, place: Place) -> Backend | None:

@@ -17,6 +17,7 @@ from typing import Final
 
 import aiohttp
 
+from gateway.hidden import Hidden
 from gateway.secret_files import SecretFileInvalid, read_secret_file
 
 READY_POLL_S = 0.1
@@ -78,7 +79,7 @@ def end_with_parent() -> Callable[[], None] | None:
 
 
 async def until_ready(url: str, secret: str, process: asyncio.subprocess.Process) -> tuple[str, ...]:
-    headers = {"authorization": f"Bearer {secret}"}
+    headers = {"authorization": Hidden(f"Bearer {secret}")}
     async with aiohttp.ClientSession(trust_env=False, headers=headers) as http:
         while True:
             if process.returncode is not None:
@@ -109,7 +110,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-def read_or_create_secret(file: Path) -> str:
+def read_or_create_secret(file: Path) -> Hidden:
     """Raises `EngineFailed` for a file that others can read."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -117,6 +118,6 @@ def read_or_create_secret(file: Path) -> str:
         with os.fdopen(descriptor, "w") as opened:
             opened.write(secrets.token_urlsafe(32))
     try:
-        return read_secret_file(file).decode().strip()
+        return Hidden(read_secret_file(file).decode().strip())
     except SecretFileInvalid as error:
         raise EngineFailed(str(error)) from None

@@ -25,6 +25,7 @@ from gateway.errors import (
     ShuttingDown,
     UnsupportedEncoding,
 )
+from gateway.hidden import Hidden, HiddenBytes
 from gateway.receipts.nonce import nonce_of
 
 Scope = MutableMapping[str, Any]
@@ -47,7 +48,7 @@ class Incoming:
     """
 
     request_id: str
-    authorization: str | None
+    authorization: Hidden | None
     labels: str | None
     body: bytes
     traceparent: bytes | None = None
@@ -65,6 +66,15 @@ class Reply:
 
 class ClientGone(Exception):
     """The client hung up before its request was complete: there is nobody to answer."""
+
+
+def hide_key(scope: Scope) -> None:
+    """From here on nothing that shows the request's headers shows its API key."""
+    headers = scope["headers"]
+    for position, (name, value) in enumerate(headers):
+        if name == b"authorization":
+            scope["headers"] = headers = [*headers]
+            headers[position] = (name, HiddenBytes(value))
 
 
 def new_request_id() -> str:
@@ -89,7 +99,7 @@ async def read_request(
         if name == b"authorization":
             if authorization is not None:
                 raise InvalidRequest("the `authorization` header is there more than once; send one API key")
-            authorization = value.decode("latin-1")
+            authorization = Hidden(value.decode("latin-1"))
         elif name == b"x-douane-labels":
             labels.append(value.decode("latin-1"))
         elif name == b"x-douane-nonce":

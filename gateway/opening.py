@@ -22,6 +22,7 @@ from gateway.detect.detectors import Detectors
 from gateway.egress.destinations import destinations
 from gateway.egress.guard import Egress
 from gateway.errors import RecordUnavailable
+from gateway.hidden import told
 from gateway.metrics import Metrics
 from gateway.places import BACKEND_KINDS
 from gateway.policies import Policies, loaded_record
@@ -159,7 +160,9 @@ async def open_store(settings: Settings) -> tuple[Store, str | None]:
     if settings.redis_url is None:
         return await MemoryStore.open(state_dir=settings.state_dir), settings.memory_place
     store = await RedisStore.open(
-        settings.redis_url.get_secret_value(), state_dir=settings.state_dir, replicas=settings.replicas
+        told(settings.redis_url),
+        state_dir=settings.state_dir,
+        replicas=settings.replicas,
     )
     return store, settings.redis_place
 

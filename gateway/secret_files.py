@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from gateway.hidden import HiddenBytes
+
 OTHERS: Final = 0o077
 SECRET_BYTES_MAX: Final = 64 * 1024
 
@@ -27,7 +29,7 @@ def read_secret_file(path: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise SecretFileInvalid(f"`{path}` is not a regular file; name one")
         require_own(path, status.st_mode)
-        return os.read(descriptor, SECRET_BYTES_MAX)
+        return HiddenBytes(os.read(descriptor, SECRET_BYTES_MAX))
     finally:
         os.close(descriptor)
 

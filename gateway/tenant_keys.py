@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from gateway.hidden import HiddenBytes
 
 MASTER_BYTES = 32
 NONCE_BYTES = 12
@@ -58,7 +60,7 @@ class DerivedKeys:
 
     cipher: AESGCM
     commitment: hmac.HMAC  # that has read the key and nothing else: copied for each digest
-    salt: str
+    salt: str = field(repr=False)
 
 
 class TenantKeys:
@@ -79,7 +81,7 @@ class TenantKeys:
         try:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                master = file.read(MASTER_BYTES + 1)
+                master = HiddenBytes(file.read(MASTER_BYTES + 1))
         except FileNotFoundError:
             raise KeyFileInvalid(
                 f"there is no master key at `{path}`; make one with `douane init --state-dir {path.parent}`"
@@ -101,7 +103,7 @@ class TenantKeys:
     @classmethod
     def create(cls, path: Path) -> TenantKeys:
         """Writes a new master key with mode 0600. Raises `FileExistsError` rather than replace one."""
-        master = os.urandom(MASTER_BYTES)
+        master = HiddenBytes(os.urandom(MASTER_BYTES))
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(master)

@@ -13,8 +13,10 @@ from botocore.awsrequest import AWSRequest
 
 from gateway.backends.credentials import AwsCredentials
 from gateway.backends.skew import Skew
+from gateway.hidden import Hidden
 
 SERVICE: Final = "bedrock"
+SECRET_HEADERS: Final = frozenset({"Authorization", "X-Amz-Security-Token"})
 
 
 def utc_now() -> datetime:
@@ -52,7 +54,10 @@ class SigV4Signer:
         now = self.now()
         at = self.skew.corrected(now) if self.skew is not None else now
         SigV4AuthAt(keys, self.region, at).add_auth(request)
-        return dict(request.headers.items())
+        made = dict(request.headers.items())
+        for name in SECRET_HEADERS & made.keys():
+            made[name] = Hidden(made[name])
+        return made
 
 
 class SigV4AuthAt(SigV4Auth):  # type: ignore[misc]  # botocore has no types
@@ -77,4 +82,4 @@ class BearerSigner:
     token: str = field(repr=False)
 
     async def headers(self, url: str, body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
-        return {**headers, "Authorization": f"Bearer {self.token}"}
+        return {**headers, "Authorization": Hidden(f"Bearer {self.token}")}

@@ -14,6 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from gateway.hidden import HiddenBytes
 from gateway.receipts.jwk import DEMO_LINE, PublicKey
 from gateway.receipts.signer import ReceiptSigner, SigningKey
 
@@ -28,12 +29,14 @@ class SigningKeyInvalid(Exception):
 def create_key(path: Path, *, demo: bool = False) -> SigningKey:
     """Makes a key and its file, with mode 0600 from the first byte on. Raises SigningKeyInvalid."""
     private = Ed25519PrivateKey.generate()
-    pem = private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    pem = HiddenBytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
     )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_new(path, DEMO_LINE + pem if demo else pem, 0o600)
+        write_new(path, HiddenBytes(DEMO_LINE + pem) if demo else pem, 0o600)
     except FileExistsError as error:
         raise SigningKeyInvalid(
             f"`{path}` exists already; a key is never overwritten, name another file"
@@ -132,7 +135,7 @@ def _read_private_file(path: Path) -> bytes:
                     f"`{path}` has mode {mode:04o}, so others may have read the key; "
                     f"run `chmod 600 {path}`, or make a new key if they could"
                 )
-            return os.read(descriptor, _KEY_FILE_BYTES_MAX)
+            return HiddenBytes(os.read(descriptor, _KEY_FILE_BYTES_MAX))
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:

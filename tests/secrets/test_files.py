@@ -124,10 +124,11 @@ def test_a_secret_is_made_for_its_owner_alone_whatever_the_umask(
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("make", [master_key, receipt_key])
-def test_a_new_key_is_not_written_through_a_symlink(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+@pytest.mark.parametrize(("make", "name"), [(master_key, "master.key"), (receipt_key, "receipt-key.pem")])
+def test_a_new_key_is_not_written_through_a_symlink(
+    tmp_path: Path, make: Callable[[Path], Path], name: str
+) -> None:
     """Somebody who may write the directory would else choose where a key goes."""
-    name = {master_key: "master.key", receipt_key: "receipt-key.pem"}[make]
     (tmp_path / name).symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(Exception, match=r"exists"):
