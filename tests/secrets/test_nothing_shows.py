@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -262,23 +265,42 @@ COMMANDS = (
     ("receipt", "jwks", "STATE/receipt-key.pem"), ("receipt", "public-key", "STATE/receipt-key.pem"),
     ("receipt", "verify", "--format", "json", "STATE/receipt-key.pem"),
     ("audit", "verify", "STATE/audit", "--format", "json"), ("receipt", "rotate", "--state-dir", "STATE"),
-    ("init", "--state-dir", "STATE"), ("serve", "--port", "1"),
+    ("init", "--state-dir", "STATE"),
 )  # fmt: skip
+
+
+def write_config(settings: Settings, path: Path) -> None:
+    """The same settings in a file, without Bedrock and with a Redis password that is refused."""
+    values = settings.model_dump(mode="json", exclude_unset=True, exclude={"demo_key"})
+    values["engine_secret"], values["trace_secret"] = PLANTED.engine_secret, PLANTED.collector_token
+    values["backends"]["house"]["secret"] = PLANTED.server_secret
+    assert settings.redis_url is not None
+    values["redis_url"] = settings.redis_url.get_secret_value().replace("@", "-not@")
+    path.write_text(yaml.safe_dump({**values, "bedrock": "off", "port": 0}))
+    path.chmod(0o600)
+
+
+def test_a_start_that_fails_prints_no_secret(planted_settings: Settings, tmp_path: Path) -> None:
+    write_config(planted_settings, tmp_path / "douane.yaml")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.cli.main", "serve"],
+        env={**os.environ, "DOUANE_CONFIG": str(tmp_path / "douane.yaml")},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+    assert done.returncode == 3
+    assert "check user, password and database in the Redis URL" in done.stderr
+    assert found(done.stdout + done.stderr) == []
 
 
 def test_no_command_prints_a_secret(
     planted_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the same settings in a file: what they print, in JSON too, and when they fail."""
-    values = planted_settings.model_dump(mode="json", exclude_unset=True)
-    for name in ("redis_url", "engine_secret", "trace_secret"):
-        values[name] = getattr(planted_settings, name).get_secret_value()
-    values["backends"]["house"]["secret"] = PLANTED.server_secret
-    values |= {"bedrock": "off", "redis_url": f"{PLANTED.redis_url}-not:1/0"}
-    config = tmp_path / "douane.yaml"
-    config.write_text(yaml.safe_dump(values))
-    config.chmod(0o600)
-    monkeypatch.setenv("DOUANE_CONFIG", str(config))
+    """What they print, in JSON too, and what they would show when they fail."""
+    write_config(planted_settings, tmp_path / "douane.yaml")
+    monkeypatch.setenv("DOUANE_CONFIG", str(tmp_path / "douane.yaml"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # commands set it for the rest of the process
 
     shown: dict[str, str] = {}
     for command in COMMANDS:
