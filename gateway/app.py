@@ -16,6 +16,7 @@ from gateway.arrival import EXTENSION
 from gateway.chat import chat_completion
 from gateway.context import GatewayContext
 from gateway.hangup import Hangup
+from gateway.hidden import Hidden
 from gateway.ingress import (
     ClientGone,
     Receive,
@@ -23,6 +24,8 @@ from gateway.ingress import (
     Scope,
     Send,
     error_reply,
+    hide_key,
+    json_reply,
     new_request_id,
     read_request,
     write_reply,
@@ -33,6 +36,8 @@ from gateway.receipts.lookup import fetch_receipt
 from gateway.settings import Settings
 
 CHAT_PATH = "/v1/chat/completions"
+# Whoever meets a `kid` that is not in the copy asks again; a key that was taken out is gone within minutes.
+JWKS_CACHING = "public, max-age=300"
 
 
 class Gateway(FastAPI):
@@ -50,6 +55,8 @@ class Gateway(FastAPI):
         if scope["type"] == "http" and scope["path"] == CHAT_PATH and scope["method"] == "POST":
             await self._chat(scope, receive, send)
         else:
+            if scope["type"] == "http":
+                hide_key(scope)
             await super().__call__(scope, receive, send)
 
 
@@ -73,16 +80,17 @@ def create_app(settings: Settings, context: GatewayContext) -> FastAPI:
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         """The models that this caller may use, with the places that may answer."""
-        return as_response(list_models(request.headers.get("authorization"), context))
+        return as_response(list_models(sent_key(request), context))
 
     @app.get("/v1/receipts/{receipt_id}")
     async def receipt(request: Request, receipt_id: str) -> Response:
         """A receipt of the caller's own tenant."""
-        return as_response(await fetch_receipt(request.headers.get("authorization"), receipt_id, context))
+        return as_response(await fetch_receipt(sent_key(request), receipt_id, context))
 
     @app.get("/.well-known/jwks.json")
-    async def jwks() -> dict[str, Any]:
+    async def jwks(response: Response) -> dict[str, Any]:
         """The public keys that receipts verify with, retired ones included."""
+        response.headers["cache-control"] = JWKS_CACHING
         return context.signer.jwks()
 
     @app.get("/healthz")
@@ -92,11 +100,13 @@ def create_app(settings: Settings, context: GatewayContext) -> FastAPI:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        """Whether new requests are welcome: off while stopping."""
+        """Whether new requests are welcome: off while stopping. `clock_skew_s` names regions whose clock is
+        not ours."""
         ready = context.readiness.ready
-        return as_response(
-            Reply(200 if ready else 503, [], b'{"status":"ready"}' if ready else b'{"status":"stopping"}')
-        )
+        detail: dict[str, Any] = {"status": "ready" if ready else "stopping"}
+        if skews := context.backends.skews.corrections_s():
+            detail["clock_skew_s"] = skews
+        return as_response(json_reply(200 if ready else 503, detail))
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -121,6 +131,7 @@ class ChatEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
+        hide_key(scope)
         context, settings = self._context, self._settings
         context.readiness.in_flight += 1
         try:
@@ -145,6 +156,11 @@ class ChatEndpoint:
             context.metrics.requests.labels("client_gone", "499").inc()
         finally:
             context.readiness.in_flight -= 1
+
+
+def sent_key(request: Request) -> Hidden | None:
+    sent = request.headers.get("authorization")
+    return Hidden(sent) if sent is not None else None
 
 
 def as_response(reply: Reply) -> Response:

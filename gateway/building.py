@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, KeysView, Mapping
-from functools import cached_property
 
 import aiohttp
 import boto3
@@ -14,11 +14,13 @@ from botocore.exceptions import ProfileNotFound
 from gateway.backends.base import Backend
 from gateway.backends.bedrock import BedrockBackend
 from gateway.backends.credentials import AwsCredentials
-from gateway.backends.endpoint import Endpoint
+from gateway.backends.endpoint import Endpoint, endpoint_of
 from gateway.backends.engine import engine_backend
 from gateway.backends.openai import OpenAIBackend
 from gateway.backends.signing import SigV4Signer
+from gateway.backends.skew import Skews
 from gateway.egress.destinations import host_and_port
+from gateway.hidden import told
 from gateway.keys.keyring import TenantKeys
 from gateway.openai import ChatRequest
 from gateway.places import BACKEND_KINDS, Place
@@ -31,13 +33,16 @@ INSTANCE_METADATA_PROVIDER = "iam-role"  # botocore's name for it
 class Backends(Mapping[str, Backend]):
     """The backends by place id; built anew when another bundle comes into force."""
 
-    def __init__(self, settings: Settings, http: aiohttp.ClientSession, keys: TenantKeys) -> None:
+    def __init__(
+        self, settings: Settings, http: aiohttp.ClientSession, keys: TenantKeys, skews: Skews
+    ) -> None:
+        self.skews = skews
         self._settings = settings
         self._http = http
         self._keys = keys
         self._backends: dict[str, Backend] = {}
 
-    @cached_property
+    @functools.cached_property
     def _credentials(self) -> AwsCredentials:
         return aws_credentials(self._settings)
 
@@ -72,33 +77,36 @@ class Backends(Mapping[str, Backend]):
                 given = BackendSettings(url=settings.engine_url, secret=settings.engine_secret)
             if given is None or given.url is None or given.secret is None:
                 return None
-            return engine_backend(
-                place, self._http, given.url, given.secret.get_secret_value(), self._keys.salt
-            )
+            return engine_backend(place, self._http, given.url, told(given.secret), self._keys.salt)
         if given is None:
             return None
+        secret = told(given.secret) if given.secret else None
         if place.kind == "litellm":
             from gateway.backends.litellm_backend import LiteLLMBackend  # only where one is configured
 
-            secret = given.secret.get_secret_value() if given.secret else None
             hosts = [host_and_port(name, "hosts")[0] for name in given.hosts]
             return LiteLLMBackend(place, api_key=secret, api_base=given.url, hosts=hosts)
         if given.url is None:
             raise SettingsInvalid((f"`backends.{place.id}` has no `url`; add the server's base URL",))
-        secret = given.secret.get_secret_value() if given.secret else None
         return OpenAIBackend(place, self._http, given.url, secret)
 
     def _build_bedrock(self, place: Place) -> Backend | None:
         if self._settings.bedrock == "off" or place.region is None:
             return None
-        endpoint = None
+        endpoint = endpoint_of(place)
         if self._settings.bedrock == "emulator":
             url = self._settings.emulator_urls.get(place.region)
             if url is None:
                 return None
             endpoint = Endpoint(url, emulated=True)
+        skew = self.skews.of(endpoint.host, place.region)
         return BedrockBackend(
-            place, self._http, SigV4Signer(self._credentials, place.region), endpoint=endpoint
+            place,
+            self._http,
+            SigV4Signer(self._credentials, place.region, skew),
+            endpoint=endpoint,
+            skew=skew,
+            retried=functools.partial(self.skews.retried, place.region),
         )
 
     def keys(self) -> KeysView[str]:

@@ -82,7 +82,7 @@ def sign_receipt(ending: Ending, sealed: Sealed | None, trail: Trail, context: G
         receipt_of(
             ending,
             trail,
-            trail.begun or sealed,
+            sealed,
             context.audit.replica,
             trail.bundle.places[context.settings.gateway_place],
             context.store_place,

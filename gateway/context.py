@@ -16,7 +16,7 @@ from gateway.keys.keyring import TenantKeys
 from gateway.keys.shredding import Shredding
 from gateway.metrics import Metrics
 from gateway.policies import Policies
-from gateway.receipts.signer import ReceiptSigner
+from gateway.receipts.reloading import ReloadingSigner
 from gateway.routing.health import Health
 from gateway.settings import Settings
 from gateway.store.base import Store
@@ -59,7 +59,7 @@ class GatewayContext:
     tenant_keys: TenantKeys
     shredding: Shredding
     audit: AuditSink
-    signer: ReceiptSigner
+    signer: ReloadingSigner
     prices: Prices
     metrics: Metrics
     sinks: Sinks

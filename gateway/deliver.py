@@ -24,7 +24,7 @@ from gateway.receipts.assemble import Ending
 from gateway.receipts.delivery import stream_comment
 from gateway.receipts.digest import StreamDigest
 from gateway.receipts.receipt import AnswerClaim, CacheOrigin
-from gateway.residency import authorised_now, permitted_now
+from gateway.residency import authorised_now, cached_rules, permitted_now
 from gateway.routing.attempts import Reached, Tried, count_fault, release
 from gateway.store.base import Put
 from gateway.trail import Trail
@@ -144,6 +144,7 @@ async def deliver_cached(
 ) -> Reply:
     """A cached answer, plain or replayed as a stream; recorded and signed like any other."""
     assert trail.chat is not None
+    trail.rules = cached_rules(cached, trail, context)
     await hangup.after(record_begin(trail, context))
     if not authorised_now(cached, trail, context):
         raise errors.PermittedBackendUnavailable(

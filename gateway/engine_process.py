@@ -10,12 +10,15 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 import aiohttp
+
+from gateway.hidden import Hidden
+from gateway.secret_files import SecretFileInvalid, read_secret_file
 
 READY_POLL_S = 0.1
 STOP_GRACE_S = 10.0
@@ -35,7 +38,7 @@ class RunningEngine:
     """A started engine. `models` are the ids that it answers to."""
 
     url: str
-    secret: str
+    secret: str = field(repr=False)
     models: tuple[str, ...]
     process: asyncio.subprocess.Process
 
@@ -76,7 +79,7 @@ def end_with_parent() -> Callable[[], None] | None:
 
 
 async def until_ready(url: str, secret: str, process: asyncio.subprocess.Process) -> tuple[str, ...]:
-    headers = {"authorization": f"Bearer {secret}"}
+    headers = {"authorization": Hidden(f"Bearer {secret}")}
     async with aiohttp.ClientSession(trust_env=False, headers=headers) as http:
         while True:
             if process.returncode is not None:
@@ -107,10 +110,14 @@ async def end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-def read_or_create_secret(file: Path) -> str:
+def read_or_create_secret(file: Path) -> Hidden:
+    """Raises `EngineFailed` for a file that others can read."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as opened:
             opened.write(secrets.token_urlsafe(32))
-    return file.read_text().strip()
+    try:
+        return Hidden(read_secret_file(file).decode().strip())
+    except SecretFileInvalid as error:
+        raise EngineFailed(str(error)) from None

@@ -25,6 +25,8 @@ from gateway.errors import (
     ShuttingDown,
     UnsupportedEncoding,
 )
+from gateway.hidden import Hidden, HiddenBytes
+from gateway.receipts.nonce import nonce_of
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -40,16 +42,17 @@ CUT_OFF = ShuttingDown("this gateway stopped before the answer was complete; sen
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """One request as the gateway reads it. Of `x-douane-*`, only the labels are read; the rest is ignored.
+    """One request as the gateway reads it. Of `x-douane-*`, labels and nonce are read; the rest is ignored.
 
     `traceparent` is what the caller sent, and may be anything.
     """
 
     request_id: str
-    authorization: str | None
+    authorization: Hidden | None
     labels: str | None
     body: bytes
     traceparent: bytes | None = None
+    nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,15 @@ class Reply:
 
 class ClientGone(Exception):
     """The client hung up before its request was complete: there is nobody to answer."""
+
+
+def hide_key(scope: Scope) -> None:
+    """From here on nothing that shows the request's headers shows its API key."""
+    headers = scope["headers"]
+    for position, (name, value) in enumerate(headers):
+        if name == b"authorization":
+            scope["headers"] = headers = [*headers]
+            headers[position] = (name, HiddenBytes(value))
 
 
 def new_request_id() -> str:
@@ -79,6 +91,7 @@ async def read_request(
     """
     authorization = content_type = traceparent = None
     labels: list[str] = []
+    nonces: list[bytes] = []
     declared_bytes: int | None = None
     head_bytes = 0
     for name, value in scope["headers"]:
@@ -86,9 +99,11 @@ async def read_request(
         if name == b"authorization":
             if authorization is not None:
                 raise InvalidRequest("the `authorization` header is there more than once; send one API key")
-            authorization = value.decode("latin-1")
+            authorization = Hidden(value.decode("latin-1"))
         elif name == b"x-douane-labels":
             labels.append(value.decode("latin-1"))
+        elif name == b"x-douane-nonce":
+            nonces.append(value)
         elif name == b"content-type":
             content_type = value
         elif name == b"traceparent":
@@ -103,6 +118,7 @@ async def read_request(
         raise HeadersTooLarge(
             f"the request's headers are over the limit of {head_limit_bytes} bytes; send fewer"
         )
+    nonce = nonce_of(nonces)
     if content_type is not None and content_type.partition(b";")[0].strip().lower() != JSON_TYPE:
         raise UnsupportedEncoding(
             "the body's `content-type` is not JSON; send `content-type: application/json`"
@@ -118,7 +134,7 @@ async def read_request(
         raise RequestTimeout(
             f"the body did not arrive within {timeout_s:g} s; send it faster or in smaller pieces"
         ) from None
-    return Incoming(request_id, authorization, ",".join(labels) if labels else None, body, traceparent)
+    return Incoming(request_id, authorization, ",".join(labels) if labels else None, body, traceparent, nonce)
 
 
 async def read_body(receive: Receive, declared_bytes: int | None, limit_bytes: int) -> bytes:

@@ -36,14 +36,16 @@ class Metrics:
     sinks: Counter = field(init=False)
     shadow: Counter = field(init=False)
     shadow_loads: Counter = field(init=False)
+    clock_skew: Gauge = field(init=False)
+    clock_retries: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
             made = Counter(name, text, labels, registry=self.registry)
             return remembering(made) if labels else made
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, registry=self.registry)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=self.registry)
 
         set_once = object.__setattr__
         set_once(
@@ -93,6 +95,14 @@ class Metrics:
             self,
             "sinks",
             counter("douane_sink_entries", "What became of what sinks were told", "sink", "outcome"),
+        )
+
+        skew = "How far a region's clock is ahead of this machine's, as requests are signed; 0 within 2 s"
+        set_once(self, "clock_skew", gauge("douane_clock_skew_seconds", skew, "region"))
+        set_once(
+            self,
+            "clock_retries",
+            counter("douane_clock_retries", "Calls signed anew because their time was refused", "region"),
         )
 
     def told(self, sink: str, outcome: str, count: int = 1) -> None:

@@ -15,6 +15,7 @@ from gateway.audit.files import Keeping, open_file_audit
 from gateway.audit.records import Started, Stopped
 from gateway.backends.http import open_http
 from gateway.backends.prices import Price, Prices
+from gateway.backends.skew import Skews
 from gateway.building import Backends
 from gateway.clock import Clock, SystemClock
 from gateway.context import GatewayContext, Readiness
@@ -22,6 +23,7 @@ from gateway.detect.detectors import Detectors
 from gateway.egress.destinations import destinations
 from gateway.egress.guard import Egress
 from gateway.errors import RecordUnavailable
+from gateway.hidden import told
 from gateway.keys.opening import SHELF, open_keys, require_shared
 from gateway.keys.shredding import Shredding
 from gateway.metrics import Metrics
@@ -34,7 +36,10 @@ from gateway.policy.prover import Prover
 from gateway.policy.serials import NoSerials, SerialFile, Serials
 from gateway.policy.source.directory import read_directory
 from gateway.policy.trust import Trust, load_trust
-from gateway.receipts.keys import SigningKeyInvalid, load_signer
+from gateway.receipts.keys import SigningKeyInvalid
+from gateway.receipts.reloading import ReloadingSigner
+from gateway.receipts.rotation import RECEIPT_KEY as RECEIPT_KEY
+from gateway.receipts.rotation import RETIRED_KEYS as RETIRED_KEYS
 from gateway.routing.health import Health
 from gateway.settings import Settings, SettingsInvalid
 from gateway.shadow.shadow import Candidate, NoShadow, Shadow
@@ -47,8 +52,6 @@ from gateway.store.redis import RedisStore
 from gateway.taints import RememberedTaints
 
 MILLION = 1_000_000
-RECEIPT_KEY = "receipt-key.pem"
-RETIRED_KEYS = "retired-keys"
 
 
 @asynccontextmanager
@@ -71,7 +74,7 @@ async def open_context(
 
     async with AsyncExitStack() as stack:
         keys = await asyncio.to_thread(open_keys, settings, clock)
-        signer = load_signer(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
+        signer = ReloadingSigner(settings.state_dir)
         audit = open_file_audit(
             settings.state_dir / "audit",
             clock,
@@ -91,7 +94,7 @@ async def open_context(
         stack.push_async_callback(store.aclose)
         require_shared(keys.shelf.id, await store.claim(SHELF, keys.shelf.id))
         http = await stack.enter_async_context(open_http(tls=backend_tls(settings), egress=egress))
-        backends = Backends(settings, http, keys.ring)
+        backends = Backends(settings, http, keys.ring, Skews(metrics))
         backends.rebuild(bundle)
         if settings.log_place is None and DEFAULT_PLACE not in bundle.places:
             logs.event("no_log_place", logging.WARNING, place=DEFAULT_PLACE)  # no request is logged then
@@ -146,6 +149,7 @@ async def open_context(
         )
         watchers = [
             asyncio.create_task(policies.watch(settings.policy_poll_s)),
+            asyncio.create_task(signer.watch(settings.policy_poll_s, audit)),
             asyncio.create_task(audit.tend(settings.audit_checkpoint_s)),
             asyncio.create_task(shredding.watch()),
         ]
@@ -201,7 +205,9 @@ async def open_store(settings: Settings) -> tuple[Store, str | None]:
     if settings.redis_url is None:
         return await MemoryStore.open(state_dir=settings.state_dir), settings.memory_place
     store = await RedisStore.open(
-        settings.redis_url.get_secret_value(), state_dir=settings.state_dir, replicas=settings.replicas
+        told(settings.redis_url),
+        state_dir=settings.state_dir,
+        replicas=settings.replicas,
     )
     return store, settings.redis_place
 

@@ -67,6 +67,13 @@ def authorised_now(cached: CachedAnswer, trail: Trail, context: GatewayContext) 
     return same and authorised(cached, permitted_now(trail, context), context.store_place)
 
 
+def cached_rules(cached: CachedAnswer, trail: Trail, context: GatewayContext) -> tuple[str, ...]:
+    """The rules by which this copy may be told: that of its making, and that of its keeping."""
+    assert trail.permitted is not None and context.store_place is not None
+    asked = ((Action.INFER, cached.origin.place), (Action.CACHE, context.store_place))
+    return tuple(dict.fromkeys(trail.permitted.verdict(action, place).rule for action, place in asked))
+
+
 def require_permitted(trail: Trail, context: GatewayContext) -> None:
     """Raises `ResidencyDenied` when the plan is empty because no backend that exists here is permitted.
 

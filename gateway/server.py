@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from gateway.protocol import bounded_protocol
+from gateway.secret_files import SecretFileInvalid, read_secret_file
 from gateway.settings import Settings, SettingsInvalid
 
 COLLECT_AFTER = 20_000  # container objects more than were let go, before the young ones are looked at
@@ -39,8 +40,12 @@ def require_certificate(settings: Settings) -> None:
     """Raises `SettingsInvalid` when the certificate and its key cannot serve TLS together."""
     if settings.tls_cert is None:
         return
+    assert settings.tls_key is not None
     try:
+        read_secret_file(settings.tls_key)
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+    except SecretFileInvalid as error:
+        raise SettingsInvalid((str(error),)) from None
     except ssl.SSLError:
         reason = "they are no certificate and key that fit each other"
     except OSError as error:

@@ -47,9 +47,10 @@ async def serve(
         reloads: set[asyncio.Task[bool]] = set()
 
         def reload() -> None:
-            task = loop.create_task(context.policies.reload())
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
+            for coroutine in (context.policies.reload(), context.signer.reload(context.audit)):
+                task = loop.create_task(coroutine)
+                reloads.add(task)
+                task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, reload)
         server = GatewayServer(

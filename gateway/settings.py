@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -23,6 +23,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from gateway.secret_files import SecretFileInvalid, require_own
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 MIB = 1024 * 1024
@@ -354,7 +356,24 @@ def read_file(path: str | None) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise SettingsInvalid((f"{file}: must be a mapping of settings, for example `port: 8080`",))
+    if secrets := list(secrets_in(content)):
+        try:
+            require_own(file, file.stat().st_mode)
+        except SecretFileInvalid as error:
+            raise SettingsInvalid((f"`{secrets[0]}`: {error}",)) from None
     return content
+
+
+def secrets_in(content: Mapping[str, Any]) -> Iterator[str]:
+    """The fields of a settings file that hold a secret; a Redis URL does when it has a user or password."""
+    known = {name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)}
+    for name, value in content.items():
+        if name == "backends" and isinstance(value, dict):
+            for place, given in value.items():
+                if isinstance(given, dict) and given.get("secret"):
+                    yield f"backends.{place}.secret"
+        elif value and name in known and (name != "redis_url" or "@" in str(value)):
+            yield name
 
 
 def explain(problem: Any) -> str:

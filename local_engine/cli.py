@@ -400,6 +400,12 @@ def read_secret(file: Path | None) -> str:
         secret = os.environ.get(SECRET_VARIABLE, "")
     else:
         try:
+            mode = file.stat().st_mode & 0o777
+            if mode & 0o077:
+                raise SetupError(
+                    f"`{file}` holds a secret and has mode {mode:04o}, so others may have read it: "
+                    f"run `chmod 600 {file}`, or change the secret if they could"
+                )
             secret = file.read_text(encoding="utf-8")
         except (OSError, ValueError):
             raise SetupError(f"`{file}` cannot be read: name a readable text file") from None

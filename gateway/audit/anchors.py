@@ -83,6 +83,9 @@ def _anchors(jws: str, file: str, line: int, pinned: Mapping[str, PublicKey]) ->
     elif kind == RECEIPT_TYPE:
         receipt = verify_receipt(jws, pinned).receipt
         if (audit := receipt.audit) is not None:
-            yield Anchor(audit.replica, audit.sequence, audit.hash, f"the receipt {receipt.id}", file, line)
+            what = f"the receipt {receipt.id}"
+            yield Anchor(audit.replica, audit.sequence, audit.hash, what, file, line)
+            if audit.end is not None:
+                yield Anchor(audit.replica, audit.end.sequence, audit.end.hash, what, file, line)
     else:
         raise Malformed(f"its header's `typ` is `{kind}`: neither a checkpoint nor a receipt")

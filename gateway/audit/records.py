@@ -249,6 +249,18 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningKeyChanged:
+    """Receipts are signed with another key from here on; `before` and `after` are the `kid` of each."""
+
+    kind: ClassVar[str] = "signing_key_changed"
+    before: str
+    after: str
+
+    def fields(self) -> dict[str, Any]:
+        return {"before": self.before, "after": self.after}
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """A process ends on purpose; `unfinished_count` requests were cut off by it."""
 
@@ -365,6 +377,7 @@ Record = (
     | PolicyLoaded
     | PolicyRefused
     | Started
+    | SigningKeyChanged
     | Stopped
     | Recovered
     | CheckpointMade

@@ -44,6 +44,14 @@ INVALID_MODEL_TEXTS: Final = (
     "model is unsupported for",
 )
 
+# Codes of a signature that was refused, for its time among other reasons.
+OF_THE_CLOCK: Final = frozenset(
+    {"InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed", "RequestTimeTooSkewedException"}
+)
+WRONG_TIME: Final = made(
+    Misconfigured, "refused the request's signature for its time; set this machine's clock by NTP"
+)
+
 # Every exception shape of botocore's `bedrock-runtime` model, and the errors that any AWS service may give.
 FAULTS: Final[Mapping[str, Maker]] = MappingProxyType(
     {
@@ -72,6 +80,9 @@ FAULTS: Final[Mapping[str, Maker]] = MappingProxyType(
             Misconfigured,
             "refused the request's signature; check the AWS secret key and this machine's clock",
         ),
+        "RequestExpired": WRONG_TIME,
+        "RequestTimeTooSkewed": WRONG_TIME,
+        "RequestTimeTooSkewedException": WRONG_TIME,
         "ExpiredTokenException": made(Misconfigured, "refused an expired AWS session token"),
         "MissingAuthenticationTokenException": made(Misconfigured, "got a request without a signature"),
         "IncompleteSignatureException": made(Misconfigured, "got an incomplete signature"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -19,6 +20,15 @@ FAILURE_KEPT_S: Final = 5.0
 NONE_FOUND: Final = "no aws credentials were found; give the gateway a role, a profile or `AWS_ACCESS_KEY_ID`"
 
 
+@dataclass(frozen=True, slots=True)
+class AwsKeys:
+    """What a signature is made with; botocore's own value of this kind shows all of it."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    token: str | None = field(repr=False)
+
+
 class AwsCredentials:
     """The credentials of a botocore session (refreshable ones too), cached and read in a thread.
 
@@ -28,19 +38,20 @@ class AwsCredentials:
     def __init__(self, session: Any, now_s: Callable[[], float] = time.monotonic) -> None:
         self._session = session
         self._now_s = now_s
-        self._keys: Any = None
+        self._keys: AwsKeys | None = None
         self._failure: str | None = None
         self._look_again_at_s = float("-inf")
         self._lock = asyncio.Lock()
 
-    async def current(self) -> Any:
-        """botocore's frozen credentials. Raises Misconfigured when there are none or renewing fails."""
+    async def current(self) -> AwsKeys:
+        """The credentials as they are now. Raises Misconfigured when there are none or renewing fails."""
         if self._now_s() >= self._look_again_at_s:
             async with self._lock:
                 if self._now_s() >= self._look_again_at_s:
                     await self._look()
         if self._failure is not None:
             raise Misconfigured(self._failure)
+        assert self._keys is not None
         return self._keys
 
     async def _look(self) -> None:
@@ -54,6 +65,9 @@ class AwsCredentials:
             self._failure = NONE_FOUND if keys is None else None
         self._look_again_at_s = self._now_s() + (FAILURE_KEPT_S if self._failure else LOOK_AGAIN_S)
 
-    def _read(self) -> Any:
+    def _read(self) -> AwsKeys | None:
         credentials = self._session.get_credentials()
-        return credentials.get_frozen_credentials() if credentials is not None else None
+        if credentials is None:
+            return None
+        keys = credentials.get_frozen_credentials()
+        return AwsKeys(keys.access_key, keys.secret_key, keys.token)

@@ -78,6 +78,11 @@ def require_safe(url: str, what: str) -> None:
 @functools.cache  # as many as routes state
 def call_bounds(total_s: float) -> aiohttp.ClientTimeout:
     """Bounds of a call: on the whole of it and on connecting."""
+    return bounds_of(total_s)
+
+
+def bounds_of(total_s: float) -> aiohttp.ClientTimeout:
+    """See `call_bounds`; for a time that no route states."""
     return aiohttp.ClientTimeout(total=total_s, sock_connect=min(CONNECT_TIMEOUT_S, total_s))
 
 

@@ -21,6 +21,7 @@ from gateway.backends.http import (
     upstream_request_id,
 )
 from gateway.backends.streams import HttpStream
+from gateway.hidden import Hidden
 from gateway.openai import ChatRequest
 from gateway.places import Place
 from gateway.routing.attempt import Attempt
@@ -69,7 +70,7 @@ class OpenAIBackend:
         self._probe_url = base.with_path(base.path.rstrip("/") + probe_path)
         self._headers = {
             "Content-Type": "application/json",
-            **({"Authorization": f"Bearer {secret}"} if secret else {}),
+            **({"Authorization": Hidden(f"Bearer {secret}")} if secret else {}),
         }
         self._full = full
         self._refuses = refuses

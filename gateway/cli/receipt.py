@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 from rich.console import Console
@@ -21,12 +21,14 @@ from gateway.receipts.explain import explain
 from gateway.receipts.jwk import PublicKey
 from gateway.receipts.keys import SigningKeyInvalid, create_key, load_retired, load_signing_key
 from gateway.receipts.pinned import load_pinned
+from gateway.receipts.rotation import rotate_key
 from gateway.receipts.signer import ReceiptSigner
 from gateway.receipts.verify import (
     OpenedReceipt,
     ReceiptMalformed,
     ReceiptNotGenuine,
     answer_matches,
+    nonce_matches,
     read_unverified,
     request_matches,
     verify_receipt,
@@ -42,13 +44,14 @@ _UNPINNED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What `verify` prints. `request` and `answer` are `matches`, `differs` or `not checked`."""
+    """What `verify` prints. `request`, `answer` and `nonce` are `matches`, `differs` or `not checked`."""
 
     exit_code: int
     problem: str | None
     opened: OpenedReceipt | None
     request: str = "not checked"
     answer: str = "not checked"
+    nonce: str = "not checked"
 
 
 class InvalidInput(Exception):
@@ -67,6 +70,7 @@ def receipt() -> None:
 )
 @click.option("--request", "request_file", type=click.Path(path_type=Path), help="The body that was sent.")
 @click.option("--answer", "answer_file", type=click.Path(path_type=Path), help="The body or stream received.")
+@click.option("--nonce", help="The `x-douane-nonce` that was sent.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_context
 def verify(
@@ -75,19 +79,20 @@ def verify(
     pinned: Path | None,
     request_file: Path | None,
     answer_file: Path | None,
+    nonce: str | None,
     form: str,
 ) -> None:
     """Check a receipt offline and explain it in words.
 
     RECEIPT is the value of `x-douane-receipt`; FILE holds it, or saved response headers, or a saved stream.
-    Exit status: 0 genuine, 1 not genuine or a digest differs, 3 not readable or no key pinned.
+    Exit status: 0 genuine, 1 not genuine or a digest or the nonce differs, 3 not readable or no key pinned.
     """
     try:
         jws = find_receipt(_read_source(source))
         keys = load_pinned(pinned) if pinned is not None else None
         request = _read(request_file) if request_file is not None else None
         answer = _read(answer_file) if answer_file is not None else None
-        result = _check(jws, keys, request, answer)
+        result = _check(jws, keys, request, answer, nonce)
     except (NoReceipt, SigningKeyInvalid, InvalidInput) as error:
         result = Result(3, str(error), None)
     if form == "json":
@@ -108,6 +113,30 @@ def new_key(context: click.Context, path: Path, demo: bool) -> None:
     except SigningKeyInvalid as error:
         _fail(context, error)
     click.echo(key.kid)
+
+
+@receipt.command()
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    envvar="DOUANE_STATE_DIR",
+    default=Path("var"),
+    show_default=True,
+    help="Directory of the gateway's keys (DOUANE_STATE_DIR).",
+)
+@click.pass_context
+def rotate(context: click.Context, state_dir: Path) -> None:
+    """Make a new signing key, and keep the old one's public half published.
+
+    Running gateways over this directory take it within `policy_poll_s`, or at once on SIGHUP. The old private
+    key is gone afterwards; the receipts that it signed stay good.
+    """
+    try:
+        rotated = rotate_key(state_dir)
+    except SigningKeyInvalid as error:
+        _fail(context, error)
+    click.echo(f"before {rotated.before} (public half kept in {rotated.retired})")
+    click.echo(f"after  {rotated.after}")
 
 
 @receipt.command("public-key")
@@ -135,7 +164,11 @@ def print_jwks(context: click.Context, path: Path, retired: Path | None) -> None
 
 
 def _check(
-    jws: str, keys: Mapping[str, PublicKey] | None, request: bytes | None, answer: bytes | None
+    jws: str,
+    keys: Mapping[str, PublicKey] | None,
+    request: bytes | None,
+    answer: bytes | None,
+    nonce: str | None,
 ) -> Result:
     try:
         opened = read_unverified(jws) if keys is None else verify_receipt(jws, keys)
@@ -145,13 +178,15 @@ def _check(
         return Result(1, f"not genuine: {error}", None)
     asked = "not checked" if request is None else _word(request_matches(opened.receipt, request))
     given = "not checked" if answer is None else _word(answer_matches(opened.receipt, answer))
+    marked = "not checked" if nonce is None else _word(nonce_matches(opened.receipt, nonce))
     if keys is None:
-        return Result(3, _UNPINNED, opened, asked, given)
-    differing = [name for name, word in (("request", asked), ("answer", given)) if word == "differs"]
+        return Result(3, _UNPINNED, opened, asked, given, marked)
+    words = (("request", asked), ("answer", given), ("nonce", marked))
+    differing = [name for name, word in words if word == "differs"]
     if differing:
         text = f"the receipt is genuine, but it is not about this {' and this '.join(differing)}"
-        return Result(1, text, opened, asked, given)
-    return Result(0, None, opened, asked, given)
+        return Result(1, text, opened, asked, given, marked)
+    return Result(0, None, opened, asked, given, marked)
 
 
 def _word(matches: bool) -> str:
@@ -185,6 +220,7 @@ def _document(result: Result) -> dict[str, object]:
         "emulated": opened.receipt.emulated if opened else None,
         "request": result.request,
         "answer": result.answer,
+        "nonce": result.nonce,
         "receipt": asdict(opened.receipt) if opened else None,
     }
 
@@ -197,7 +233,7 @@ def _print(result: Result) -> None:
             value = Text(printable(row.value), overflow="fold")
             table.add_row(Text(row.claim), value, Text(printable(row.meaning)))
         console.print(table)
-        console.print(Text(f"request: {result.request}   answer: {result.answer}"))
+        console.print(Text(f"request: {result.request}   answer: {result.answer}   nonce: {result.nonce}"))
         if result.opened.demo:
             console.print(Text("signed with a demo key: it proves nothing to anybody", style="bold yellow"))
     if result.problem is None:
@@ -206,6 +242,6 @@ def _print(result: Result) -> None:
         console.print(Text(printable(result.problem), style="bold red"), soft_wrap=True)
 
 
-def _fail(context: click.Context, error: SigningKeyInvalid) -> None:
+def _fail(context: click.Context, error: SigningKeyInvalid) -> NoReturn:
     click.echo(f"error: {error}", err=True)
     context.exit(3)

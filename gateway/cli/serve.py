@@ -56,7 +56,7 @@ NOT_STARTED = (
 def serve(demo: bool, **given: Any) -> None:
     """Run the gateway until Ctrl-C or SIGTERM.
 
-    Settings come from `douane.yaml` and `DOUANE_*`; SIGHUP loads the policies again.
+    Settings come from `douane.yaml` and `DOUANE_*`; SIGHUP loads policies and receipt keys again.
     """
     logs.configure_logs()
     options = {name: value for name, value in given.items() if value is not None}

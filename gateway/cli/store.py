@@ -8,6 +8,7 @@ import os
 import click
 
 from gateway.cli.serve import fail
+from gateway.hidden import told
 from gateway.policy.load import load_bundle
 from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTestsFailed
 from gateway.settings import Settings, SettingsInvalid, read_settings
@@ -68,7 +69,7 @@ async def accept(settings: Settings, tenants: tuple[str, ...]) -> None:
                 f"gateway, removing `{settings.state_dir / FILE}` and starting it again",
             )
         )
-    opened = await RedisStore.open(settings.redis_url.get_secret_value(), state_dir=settings.state_dir)
+    opened = await RedisStore.open(told(settings.redis_url), state_dir=settings.state_dir)
     try:
         for tenant, epoch in (await accept_epochs(opened, tenants)).items():
             click.echo(f"{tenant}: accepted ({epoch})")

@@ -13,6 +13,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from gateway.doctor.finding import Finding, Status
+from gateway.hidden import told
 from gateway.keys.opening import MASTER_KEY, keys_dir, kms_wrapping
 from gateway.keys.shelf import FileShelf, Shredded
 from gateway.keys.wrapping import KeyFileInvalid, MasterKey, Unwrappable, WrappingUnavailable
@@ -42,7 +43,7 @@ def examine_machine(settings: Settings, bundle: Bundle) -> Iterator[Finding]:
         seen = "in the gateway's process: labels of conversations are lost with it"
         yield here("store", Status.OK, seen)
     else:
-        yield from redis_store(settings.redis_url.get_secret_value())
+        yield from redis_store(told(settings.redis_url))
 
 
 def here(check: str, status: Status, seen: str, fix: str = "") -> Finding:

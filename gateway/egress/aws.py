@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -24,8 +24,8 @@ class AwsSource:
     """Where botocore would look: variables, configuration files, the profile in use, and whether the role of
     the machine itself may be asked for."""
 
-    environ: Mapping[str, str]
-    configuration: Mapping[str, Any]
+    environ: Mapping[str, str] = field(repr=False)
+    configuration: Mapping[str, Any] = field(repr=False)
     profile: str | None
     instance_role: bool
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.egress.aws import AwsSource, credential_hosts, host_of_service
+from gateway.hidden import told
 from gateway.places import BACKEND_KINDS, IpNetwork, Place
 from gateway.policy.bundle import Bundle
 from gateway.policy.problems import did_you_mean
@@ -142,7 +143,7 @@ def wrapping(settings: Settings) -> Iterator[Destination]:
 
 def store(settings: Settings, places: Mapping[str, Place]) -> Iterator[Destination]:
     if settings.redis_url is not None:
-        address = parse_url(settings.redis_url.get_secret_value())
+        address = parse_url(told(settings.redis_url))
         place = places.get(settings.redis_place)
         yield Destination(
             canonical(address.host), address.port, place.id if place else None, "store, `redis_url`",

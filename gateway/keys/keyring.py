@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 from gateway.audit.chain import time_text
 from gateway.clock import Clock, SystemClock
 from gateway.errors import KeysUnavailable, TenantErased
+from gateway.hidden import HiddenBytes
 from gateway.keys.derived import KEY_BYTES, DerivedKeys, key_id_of
 from gateway.keys.shelf import Kept, MemoryShelf, Shelf, Shredded
 from gateway.keys.wrapping import KeyFileInvalid, MasterKey, Unwrappable, Wrapping, WrappingUnavailable
@@ -127,7 +128,7 @@ class TenantKeys:
         return require_kept(found)
 
     def _make(self, tenant: str) -> Kept:
-        data_key = os.urandom(KEY_BYTES)
+        data_key = HiddenBytes(os.urandom(KEY_BYTES))
         try:
             wrapped = self._wrapping.wrap(tenant, data_key)
             kept = self._shelf.keep(

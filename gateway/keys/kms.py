@@ -13,6 +13,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from gateway.hidden import HiddenBytes
 from gateway.keys.wrapping import Unwrappable, WrappingUnavailable
 
 CONTEXT: Final = "douane:tenant"
@@ -80,8 +81,10 @@ class KmsWrapping:
 
     def _decrypt(self, wrapped: bytes, context: dict[str, str], what: str) -> bytes:
         try:
-            answer = self._client.decrypt(
-                KeyId=self._key_id, CiphertextBlob=wrapped, EncryptionContext=context
+            return HiddenBytes(
+                self._client.decrypt(KeyId=self._key_id, CiphertextBlob=wrapped, EncryptionContext=context)[
+                    "Plaintext"
+                ]
             )
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in WRONG:
@@ -91,7 +94,6 @@ class KmsWrapping:
             raise WrappingUnavailable(f"kms did not unwrap {what}: {said(error)}") from error
         except BotoCoreError as error:
             raise WrappingUnavailable(f"kms did not unwrap {what}: {said(error)}") from error
-        return bytes(answer["Plaintext"])
 
 
 def said(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from gateway.hidden import HiddenBytes
 from gateway.keys.derived import derive
 
 MASTER_BYTES: Final = 32
@@ -59,7 +60,7 @@ class MasterKey:
         try:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                master = file.read(MASTER_BYTES + 1)
+                master = HiddenBytes(file.read(MASTER_BYTES + 1))
         except FileNotFoundError:
             raise KeyFileInvalid(
                 f"there is no master key at `{path}`; make one with `douane init --state-dir {path.parent}`"
@@ -81,7 +82,7 @@ class MasterKey:
     @classmethod
     def create(cls, path: Path) -> MasterKey:
         """Writes a new master key with mode 0600. Raises `FileExistsError` rather than replace one."""
-        master = os.urandom(MASTER_BYTES)
+        master = HiddenBytes(os.urandom(MASTER_BYTES))
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(master)
@@ -95,7 +96,8 @@ class MasterKey:
 
     def unwrap(self, tenant: str, wrapped: bytes) -> bytes:
         try:
-            return self._cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], tenant.encode())
+            nonce, sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
+            return HiddenBytes(self._cipher.decrypt(nonce, sealed, tenant.encode()))
         except (InvalidTag, ValueError):
             raise Unwrappable(
                 f"the key of tenant `{tenant}` does not open with this master key: it was wrapped by another"

@@ -41,15 +41,16 @@ class Ending:
 def receipt_of(
     ending: Ending,
     trail: Trail,
-    sealed: Sealed | None,
+    last: Sealed | None,
     replica: str,
     gateway: Place,
     store_place: str | None,
     now: datetime,
     request_sha256: str,
 ) -> Receipt:
-    """The receipt of a request whose caller is known. `sealed` is its first audit record; None where its
-    labels do not permit one."""
+    """The receipt of a request whose caller is known. `last` is its last audit record, sealed before this is
+    signed; None where its labels do not permit one."""
+    first = trail.begun or last
     model = trail.facts.model if trail.facts is not None else None
     return Receipt(
         id=trail.receipt_id,
@@ -68,5 +69,6 @@ def receipt_of(
         cache=CacheClaim(trail.cache, store_place if trail.cache != "off" else None, ending.origin),
         model=ModelClaim(model, model if ending.outcome in ("answered", "cached", "incomplete") else None),
         usage=UsageClaim.of(ending.usage) if ending.usage is not None else None,
-        audit=AuditClaim.of(replica, sealed) if sealed is not None else None,
+        audit=AuditClaim.of(replica, first, last) if first is not None else None,
+        nonce=trail.incoming.nonce,
     )

@@ -87,7 +87,8 @@ def explain(opened: OpenedReceipt) -> tuple[Explained, ...]:
         ("model.answered", receipt.model.answered, "the model that answered, by the backend's word"),
         ("usage", _usage(receipt), "tokens of the prompt and of the answer, by the backend's count"),
         ("audit", _audit(receipt), "the audit record in which the request began: chain, number, hash"),
-        ("nonce", receipt.nonce, "the client's own mark, if it sent one"),
+        ("audit.end", _end(receipt), _anchor(receipt)),
+        ("nonce", receipt.nonce, _nonce(receipt)),
         ("emulated", receipt.emulated, _emulated(receipt.emulated)),
     ]
     return tuple(Explained(claim, _text(value), meaning) for claim, value, meaning in rows)
@@ -163,6 +164,25 @@ def _usage(receipt: Receipt) -> str | None:
 def _audit(receipt: Receipt) -> str | None:
     audit = receipt.audit
     return f"{audit.replica} / {audit.sequence} / {audit.hash}" if audit is not None else None
+
+
+def _end(receipt: Receipt) -> str | None:
+    end = receipt.audit.end if receipt.audit is not None else None
+    return f"{end.sequence} / {end.hash}" if end is not None else None
+
+
+def _anchor(receipt: Receipt) -> str:
+    if receipt.audit is None:
+        return "the audit holds no record of the request"
+    if receipt.audit.end is None:
+        return "no record of its end beside that one"
+    return "the record in which it ended: its hash vouches for all records of the chain before it"
+
+
+def _nonce(receipt: Receipt) -> str:
+    if receipt.nonce is None:
+        return "the client sent no mark of its own"
+    return "the client's own mark: the receipt was made after it had been sent"
 
 
 def _signed_region(attempt: AttemptClaim) -> str:

@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from gateway.hidden import HiddenBytes
 from gateway.receipts.jwk import DEMO_LINE, PublicKey
 from gateway.receipts.signer import ReceiptSigner, SigningKey
 
@@ -40,16 +41,14 @@ class SigningKeyInvalid(Exception):
 def create_key(path: Path, *, demo: bool = False) -> SigningKey:
     """Makes a key and its file, with mode 0600 from the first byte on. Raises SigningKeyInvalid."""
     private = Ed25519PrivateKey.generate()
-    pem = private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    pem = HiddenBytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
     )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
-            file.write(DEMO_LINE + pem if demo else pem)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(path, HiddenBytes(DEMO_LINE + pem) if demo else pem, 0o600)
     except FileExistsError as error:
         raise SigningKeyInvalid(
             f"`{path}` exists already; a key is never overwritten, name another file"
@@ -57,6 +56,18 @@ def create_key(path: Path, *, demo: bool = False) -> SigningKey:
     except OSError as error:
         raise SigningKeyInvalid(f"`{path}` cannot be written: {error.strerror}") from error
     return SigningKey(private, PublicKey(private.public_key().public_bytes_raw(), demo))
+
+
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """A file that was not there before, on the disk when this returns; `mode` is its from the first byte on.
+
+    Raises OSError, also at a symlink.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_signing_key(path: Path, use: KeyUse = RECEIPTS) -> SigningKey:
@@ -95,12 +106,21 @@ def read_public_pem(text: bytes, path: Path, use: KeyUse = RECEIPTS) -> PublicKe
 def load_retired(directory: Path) -> tuple[PublicKey, ...]:
     """The public keys (`*.pem`) of a directory that signed earlier receipts; none when it is not there.
 
-    Raises SigningKeyInvalid at a file that is no public Ed25519 key.
+    They are published as the gateway's own, so none but its user may put one there.
+    Raises SigningKeyInvalid at a file that is no public Ed25519 key, or that others can write.
     """
     if not directory.is_dir():
         return ()
     try:
-        return tuple(read_public_pem(path.read_bytes(), path) for path in sorted(directory.glob("*.pem")))
+        files = sorted(directory.glob("*.pem"))
+        for path in (directory, *files):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & 0o022:
+                raise SigningKeyInvalid(
+                    f"`{path}` has mode {mode:04o}, so others could have a key of theirs published; "
+                    f"run `chmod go-w {path}`, and look whether each key there is yours"
+                )
+        return tuple(read_public_pem(path.read_bytes(), path) for path in files)
     except OSError as error:
         raise SigningKeyInvalid(f"`{error.filename}` cannot be read: {error.strerror}") from error
 
@@ -126,7 +146,7 @@ def _read_private_file(path: Path, use: KeyUse) -> bytes:
                     f"`{path}` has mode {mode:04o}, so others may have read the key; "
                     f"run `chmod 600 {path}`, or make a new key if they could"
                 )
-            return os.read(descriptor, _KEY_FILE_BYTES_MAX)
+            return HiddenBytes(os.read(descriptor, _KEY_FILE_BYTES_MAX))
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:

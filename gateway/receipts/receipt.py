@@ -167,18 +167,33 @@ class UsageClaim:
 
 
 @dataclass(frozen=True)
+class AuditEnd:
+    """The record in which the request ended: the hash covers every record of the chain up to it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    sequence: int
+    hash: str
+
+
+@dataclass(frozen=True)
 class AuditClaim:
-    """The record in which the request began (or was refused): its chain, number and hash."""
+    """The record in which the request began (or was refused): its chain, number and hash.
+
+    `end` is None where that one record is all there is (a refusal), and in receipts of earlier versions.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     replica: str
     sequence: int
     hash: str
+    end: AuditEnd | None = None
 
     @classmethod
-    def of(cls, replica: str, sealed: Sealed) -> AuditClaim:
-        return cls(replica, sealed.sequence, sealed.hash)
+    def of(cls, replica: str, first: Sealed, last: Sealed | None = None) -> AuditClaim:
+        end = AuditEnd(last.sequence, last.hash) if last is not None and last != first else None
+        return cls(replica, first.sequence, first.hash, end)
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,9 @@ class ReceiptSigner:
     def __init__(self, key: SigningKey, retired: Iterable[PublicKey] = ()) -> None:
         self._private = key.private
         self._demo = key.demo
+        self.public = key.public
         self.kid = key.kid
-        self._published = (key.public, *retired)
+        self.published = (key.public, *retired)
         self._header = header_of(key.kid, TYPE)
 
     def sign(self, receipt: Receipt) -> str:
@@ -55,4 +56,4 @@ class ReceiptSigner:
 
     def jwks(self) -> dict[str, Any]:
         """The document for `/.well-known/jwks.json`: the signing key first."""
-        return jwks(self._published)
+        return jwks(self.published)

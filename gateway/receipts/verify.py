@@ -61,6 +61,11 @@ def answer_matches(receipt: Receipt, answer: bytes) -> bool:
     return receipt.answer.sha256 == of(answer)
 
 
+def nonce_matches(receipt: Receipt, nonce: str) -> bool:
+    """Whether `nonce` is the mark that the client sent with the request."""
+    return receipt.nonce == nonce
+
+
 def _open(claims: dict[str, Any], kid: str) -> OpenedReceipt:
     version, demo, emulated = claims.pop("v", None), claims.pop("demo", None), claims.pop("emulated", None)
     if type(version) is not int or version != VERSION:

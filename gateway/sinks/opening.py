@@ -7,6 +7,7 @@ from typing import Final
 
 import aiohttp
 
+from gateway.hidden import told
 from gateway.metrics import Metrics
 from gateway.places import Place
 from gateway.policy.problems import Problem, did_you_mean
@@ -44,7 +45,7 @@ def open_sinks(settings: Settings, http: aiohttp.ClientSession, replica: str, me
         from gateway.sinks.traces import Traces  # loads OpenTelemetry, only where it is used
 
         assert settings.trace_place is not None
-        secret = settings.trace_secret.get_secret_value() if settings.trace_secret is not None else None
+        secret = told(settings.trace_secret) if settings.trace_secret is not None else None
         traces = Traces(
             http, settings.trace_url, settings.trace_place, secret, settings.trace_content, metrics
         )

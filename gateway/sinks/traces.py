@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from gateway import logs
 from gateway.backends.base import Backend
+from gateway.hidden import Hidden
 from gateway.metrics import Metrics
 from gateway.places import Action
 from gateway.receipts.assemble import Ending
@@ -65,7 +66,7 @@ class Traces:
         self._place = place
         self._headers = {"content-type": "application/x-protobuf"}
         if secret is not None:
-            self._headers["authorization"] = f"Bearer {secret}"
+            self._headers["authorization"] = Hidden(f"Bearer {secret}")
         self._content = content
         self._metrics = metrics
         self._gather_s = gather_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
+
+from gateway.hidden import Hidden
 
 SCHEMES = ("redis", "rediss")
 PORT = 6379
@@ -68,7 +71,8 @@ class Address:
 
 def parse_url(url: str) -> Address:
     """`redis[s]://[user:password@]host[:port][/db][?ca_file=PATH]`. Raises `StoreMisconfigured`."""
-    parts = urlsplit(url)
+    bare, username, password = without_credentials(url)
+    parts = urlsplit(bare)
     if parts.scheme not in SCHEMES:
         raise StoreMisconfigured("the Redis URL must begin with `redis://` or `rediss://` (TLS)")
     try:
@@ -95,6 +99,15 @@ def parse_url(url: str) -> Address:
         db=int(database),
         tls=tls,
         ca_file=Path(options["ca_file"][0]) if options else None,
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
+        username=Hidden(unquote(username)) if username else None,
+        password=Hidden(unquote(password)) if password else None,
     )
+
+
+def without_credentials(url: str) -> tuple[str, Hidden, Hidden]:
+    """The URL without user and password, and these, still quoted: taken out before anything can fail."""
+    scheme, colon, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    credentials, _, host = authority.rpartition("@")
+    username, _, password = credentials.partition(":")
+    return f"{scheme}{colon}{host}{rest[len(authority) :]}", Hidden(username), Hidden(password)

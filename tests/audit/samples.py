@@ -13,6 +13,7 @@ from gateway.audit.records import (
     Recovered,
     Refused,
     SegmentsDropped,
+    SigningKeyChanged,
     Started,
     Stopped,
     TenantKeyDropped,
@@ -79,6 +80,7 @@ NOT_LOADED = PolicyRefused(
     revision="sha256:" + "c" * 64, serial=8, summary=SUMMARY.fields(),
 )  # fmt: skip
 STARTED = Started("0.1.0", "gateway", "sha256:" + "b" * 64, 7, "written", "kid", demo=False)
+KEY_CHANGED = SigningKeyChanged("kid-of-the-old-one", "kid-of-the-new-one")
 STOPPED = Stopped("SIGTERM", 0)
 RECOVERED = Recovered(17, "f" * 64, "0123456789abcdef.torn-ffff")
 CHECKPOINT = CheckpointMade("eyJ.eyJ.c2ln")
@@ -88,6 +90,6 @@ CANARY = Canary("began", "sha256:" + "c" * 64, 8, "sha256:" + "b" * 64, 0, 0)
 DROPPED = SegmentsDropped(1, 4000, "a" * 64, 2, 365)
 
 ALL: tuple[Record, ...] = (
-    BEGIN, END, REFUSED, LOADED, NOT_LOADED, STARTED, STOPPED, RECOVERED, CHECKPOINT, DROPPED, CANARY,
-    SHREDDED, KEY_DROPPED,
+    BEGIN, END, REFUSED, LOADED, NOT_LOADED, STARTED, KEY_CHANGED, STOPPED, RECOVERED, CHECKPOINT, DROPPED,
+    CANARY, SHREDDED, KEY_DROPPED,
 )  # fmt: skip

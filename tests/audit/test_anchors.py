@@ -51,12 +51,19 @@ def test_checkpoints_and_receipts_are_found_in_files_of_any_kind(tmp_path: Path)
 
     anchors = read_anchors([tmp_path / "kept"], PINNED)
 
+    receipt = f"the receipt {FULL.id}"
     assert [(Path(one.file).name, one.line, one.what) for one in anchors] == [
         ("a-checkpoint.txt", 1, "a checkpoint"),
-        ("b-headers.txt", 2, f"the receipt {FULL.id}"),
-        ("c-stream.txt", 3, f"the receipt {FULL.id}"),
+        *[("b-headers.txt", 2, receipt)] * 2,
+        *[("c-stream.txt", 3, receipt)] * 2,
     ]
-    assert {(one.replica, one.sequence, one.hash) for one in anchors} == {("0123456789abcdef", 41, "c" * 64)}
+    # A receipt names the record in which its request began, and the one in which it ended.
+    assert FULL.audit is not None
+    assert FULL.audit.end is not None
+    end = ("0123456789abcdef", FULL.audit.end.sequence, FULL.audit.end.hash)
+    assert {(one.replica, one.sequence, one.hash) for one in anchors} == {
+        ("0123456789abcdef", 41, "c" * 64), end,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ FIELD_NAMES = {
     # commitments
     "request_hmac", "answer_hmac", "end_user_hmac", "detected", "redacted",
     # the process
-    "version", "durability", "signing_key", "demo", "reason", "unfinished_count",
+    "version", "durability", "signing_key", "before", "after", "demo", "reason", "unfinished_count",
     "rules_count", "places_count", "tenants_count", "problems", "problems_count",
     # what a bundle changes, and who vouches for it
     "signed_by", "summary", "newly_allowed", "newly_denied", "also_changed", "said",

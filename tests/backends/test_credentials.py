@@ -6,10 +6,11 @@ import threading
 from typing import Any
 
 import pytest
+from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import ClientError, CredentialRetrievalError
 
 from gateway.backends.base import Misconfigured
-from gateway.backends.credentials import FAILURE_KEPT_S, LOOK_AGAIN_S, AwsCredentials
+from gateway.backends.credentials import FAILURE_KEPT_S, LOOK_AGAIN_S, AwsCredentials, AwsKeys
 from gateway.building import aws_credentials
 from gateway.settings import Settings
 
@@ -33,17 +34,22 @@ class Keys:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def get_frozen_credentials(self) -> str:
-        return self.name
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        return ReadOnlyCredentials(self.name, "secret-of-" + self.name, None)
+
+
+def keys_of(name: str) -> AwsKeys:
+    return AwsKeys(name, "secret-of-" + name, None)
 
 
 async def test_keys_are_read_off_the_loop_and_kept_for_a_while() -> None:
     now = [100.0]
     session = Session(Keys("first"), Keys("second"))
     credentials = AwsCredentials(session, now_s=lambda: now[0])
-    assert [await credentials.current() for _ in range(3)] == ["first"] * 3
+    assert [await credentials.current() for _ in range(3)] == [keys_of("first")] * 3
     now[0] += LOOK_AGAIN_S
-    assert await credentials.current() == "second"
+    assert await credentials.current() == keys_of("second")
+    assert "second" not in repr(keys_of("second"))
     assert len(session.threads) == 2
     assert threading.get_ident() not in session.threads
 
@@ -67,7 +73,7 @@ async def test_keys_that_cannot_be_had_are_our_own_mistake(answer: Any, text: st
         assert "canary" not in str(caught.value)
     assert len(session.threads) == 1
     now[0] += FAILURE_KEPT_S
-    assert await credentials.current() == "recovered"
+    assert await credentials.current() == keys_of("recovered")
 
 
 @pytest.mark.parametrize("role", [False, True])

@@ -93,6 +93,7 @@ class Gateway:
 def environment(world: World, settings: dict[str, Any], name: str) -> dict[str, str]:
     config = world.folder / f"{name}.yaml"
     config.write_text(yaml.safe_dump(settings))
+    config.chmod(0o600)
     return {**os.environ, **world.environ, "DOUANE_CONFIG": str(config)}
 
 

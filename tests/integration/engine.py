@@ -59,6 +59,7 @@ def running_real_engine(
     """Serves the checkpoint on a free port until the block ends."""
     secret_file, printed, port = folder / "engine-secret", folder / "engine-printed.txt", free_port()
     secret_file.write_text(SECRET)
+    secret_file.chmod(0o600)
     with printed.open("wb") as output:
         process = subprocess.Popen(
             [

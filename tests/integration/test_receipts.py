@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from gateway.receipts.verify import read_unverified
+from gateway.receipts.pinned import load_pinned
+from gateway.receipts.verify import read_unverified, verify_receipt
 from gateway.testing.bedrock.faults import Fault
 from tests.integration.bundle import GLOBEX, HELPDESK, bundle_with_keys
 from tests.integration.caller import Said
 from tests.integration.conftest import StartGateway
-from tests.integration.gateway_process import ROOT, GatewayProcess
+from tests.integration.gateway_process import ROOT, GatewayProcess, until
 from tests.integration.regions import ALL, Regions
 from tests.integration.scripted_engine import ScriptedEngine
 
@@ -72,7 +74,7 @@ def test_each_kind_of_answer_verifies_with_the_command(
 
     assert (receipt.outcome, receipt.status) == (outcome, status)
     assert "verified: signed by a pinned key" in printed
-    assert "request: matches   answer: matches" in printed
+    assert "request: matches   answer: matches   nonce: not checked" in printed
     assert "signed with a demo key" in printed
     assert receipt.audit is not None
     records = [one for one in scripted_gateway.records() if one["seq"] == receipt.audit.sequence]
@@ -150,3 +152,30 @@ def test_the_published_keys_are_those_that_sign(
     assert [key["kid"] for key in keys] == [read_unverified(said.jws).kid]
     assert keys[0]["crv"] == "Ed25519"
     assert "d" not in keys[0]
+
+
+def test_a_hangup_signal_takes_the_rotated_key_without_a_restart(
+    scripted_settings: dict[str, Any], script: ScriptedEngine, start: StartGateway, tmp_path: Path
+) -> None:
+    gateway = start({**scripted_settings, "policy_poll_s": 3600})
+    first = gateway.caller().ask("before the rotation")
+    before = read_unverified(first.jws).kid
+
+    rotate = [sys.executable, "-m", "gateway.cli.main", "receipt", "rotate", "--state-dir"]
+    subprocess.run([*rotate, str(gateway.state_dir)], cwd=ROOT, check=True, capture_output=True)
+    gateway.signal(signal.SIGHUP)
+    until(lambda: gateway.records("signing_key_changed"), "the change is on record")
+    last = gateway.caller().ask("after the rotation")
+    after = read_unverified(last.jws).kid
+
+    response = gateway.http.get("/.well-known/jwks.json")
+    assert [key["kid"] for key in response.json()["keys"]] == [after, before]
+    assert response.headers["cache-control"] == "public, max-age=300"
+    (tmp_path / "jwks.json").write_bytes(response.content)
+    pinned = load_pinned(tmp_path / "jwks.json")
+    for said in (first, last):
+        assert verify_receipt(said.jws, pinned).receipt.outcome == "answered"
+    (record,) = gateway.records("signing_key_changed")
+    assert (record["before"], record["after"]) == (before, after)
+    assert before != after
+    assert gateway.verified().intact

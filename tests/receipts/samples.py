@@ -88,8 +88,8 @@ FULL = Receipt(
     cache=CacheClaim("miss", "store-redis"),
     model=ModelClaim("gpt-oss-20b", "gpt-oss-20b"),
     usage=UsageClaim.of(Usage(11, 22, 3, 4)),
-    audit=AuditClaim.of("0123456789abcdef", Sealed(41, "c" * 64)),
-    nonce="client-mark",
+    audit=AuditClaim.of("0123456789abcdef", Sealed(41, "c" * 64), Sealed(43, "d" * 64)),
+    nonce="client-mark-of-24-letters",
 )
 CACHED = replace(
     FULL,

@@ -50,7 +50,7 @@ def test_a_genuine_receipt_exits_0_and_is_explained(pem: Path) -> None:
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert lines[-1] == "verified: signed by a pinned key"
-    assert lines[-2] == "request: not checked   answer: not checked"
+    assert lines[-2] == "request: not checked   answer: not checked   nonce: not checked"
     assert ["tenant", "acme-de", "who", "asked"] in [line.split() for line in lines]
 
 
@@ -79,6 +79,7 @@ def test_request_and_answer_are_checked_against_the_digests(pem: Path, tmp_path:
         "emulated": False,
         "request": "matches",
         "answer": "matches",
+        "nonce": "not checked",
         "receipt": json.loads(json.dumps(asdict(FULL))),
     }
 
@@ -91,6 +92,26 @@ def test_another_request_or_answer_exits_1(pem: Path, tmp_path: Path, which: str
 
     assert result.exit_code == 1
     assert result.output.splitlines()[-1] == f"the receipt is genuine, but it is not about this {which}"
+
+
+@pytest.mark.parametrize("keys", [True, False])
+def test_the_nonce_that_was_sent_is_checked(pem: Path, keys: bool) -> None:
+    pinned = ("--key", pem) if keys else ()
+
+    same = douane("verify", *pinned, JWS, "--nonce", FULL.nonce)
+    other = douane("verify", *pinned, JWS, "--nonce", "another-mark-of-mine")
+
+    assert (same.exit_code, other.exit_code) == ((0, 1) if keys else (3, 3))
+    assert "request: not checked   answer: not checked   nonce: matches" in same.output
+    assert "nonce: differs" in other.output
+    if keys:
+        assert other.output.splitlines()[-1] == "the receipt is genuine, but it is not about this nonce"
+
+
+def test_a_receipt_without_a_nonce_matches_none(pem: Path) -> None:
+    jws = SIGNER.sign(replace(FULL, nonce=None))
+
+    assert douane("verify", "--key", pem, jws, "--nonce", "").exit_code == 1
 
 
 def test_a_saved_stream_holds_receipt_and_answer_at_once(pem: Path, tmp_path: Path) -> None:
@@ -144,7 +165,8 @@ def test_what_is_no_receipt_exits_3(pem: Path, text: bytes) -> None:
     assert result.exit_code == 3
     assert document(result) == {
         "verified": False, "problem": document(result)["problem"], "kid": None, "demo": None,
-        "emulated": None, "request": "not checked", "answer": "not checked", "receipt": None,
+        "emulated": None, "request": "not checked", "answer": "not checked", "nonce": "not checked",
+        "receipt": None,
     }  # fmt: skip
     assert "receipt" in document(result)["problem"]
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from gateway.audit.base import Sealed
 from gateway.receipts.explain import Explained, explain
-from gateway.receipts.receipt import Receipt
+from gateway.receipts.receipt import AuditClaim, Receipt
 from gateway.receipts.verify import OpenedReceipt
 
 from .samples import CACHED, FULL, REFUSED
@@ -47,6 +48,12 @@ def test_an_answer_is_told_claim_by_claim() -> None:
     assert told["attempts[2].upstream_request_id"].value == "5d0e3f1c"
     assert told["usage"].value == "11 + 22 (3 reasoning, 4 prompt tokens reused)"
     assert told["audit"].value == "0123456789abcdef / 41 / " + "c" * 64
+    assert told["audit.end"] == Explained(
+        "audit.end",
+        "43 / " + "d" * 64,
+        "the record in which it ended: its hash vouches for all records of the chain before it",
+    )
+    assert told["nonce"].meaning == "the client's own mark: the receipt was made after it had been sent"
     assert told["emulated"].meaning == "no emulator took part"
     assert told["demo"].meaning == "not signed with a demo key"
 
@@ -70,6 +77,17 @@ def test_what_a_refusal_lacks_is_said_to_be_lacking() -> None:
     assert told["tenant"] == Explained("tenant", "-", "the caller was not known")
     assert told["request.sha256"].meaning == "the request was refused before its body had been read"
     assert (told["usage"].value, told["audit"].value, told["nonce"].value) == ("-", "-", "-")
+    assert told["audit.end"] == Explained("audit.end", "-", "the audit holds no record of the request")
+    assert told["nonce"].meaning == "the client sent no mark of its own"
+
+
+def test_a_refusal_has_one_record_and_says_so() -> None:
+    audit = AuditClaim.of("0123456789abcdef", Sealed(41, "c" * 64), Sealed(41, "c" * 64))
+
+    told = rows(replace(FULL, audit=audit))
+
+    assert told["audit"].value == "0123456789abcdef / 41 / " + "c" * 64
+    assert told["audit.end"] == Explained("audit.end", "-", "no record of its end beside that one")
 
 
 def test_a_demo_key_and_an_emulator_are_named() -> None:

@@ -102,8 +102,11 @@ def test_the_claims_are_all_there() -> None:
         "usage": {
             "prompt_tokens": 11, "completion_tokens": 22, "reasoning_tokens": 3, "cached_tokens": 4,
         },
-        "audit": {"replica": "0123456789abcdef", "sequence": 41, "hash": "c" * 64},
-        "nonce": "client-mark",
+        "audit": {
+            "replica": "0123456789abcdef", "sequence": 41, "hash": "c" * 64,
+            "end": {"sequence": 43, "hash": "d" * 64},
+        },
+        "nonce": "client-mark-of-24-letters",
         "emulated": False,
         "demo": False,
     }  # fmt: skip

@@ -29,6 +29,9 @@ OF_THE_PROCESS = {
     "destination",
     "refused",
     "files",
+    "kid",
+    "region",
+    "skew_s",
 }
 
 

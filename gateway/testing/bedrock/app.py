@@ -11,8 +11,8 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import formatdate
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any, NoReturn
 
 import orjson
@@ -68,20 +68,23 @@ class Emulator:
         query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
         request = WireRequest(scope["method"], scope["raw_path"].decode("latin-1") + query, headers, body)
         if request.target.startswith(CONTROL):
-            await self.control(scope, request, send)
+            await self.control(scope, request, dated(send, self.now))
             return
         await self.serve(scope, request, send)
 
     async def serve(self, scope: Scope, request: WireRequest, send: Send) -> None:
         """Answers one Bedrock request and writes it into the ledger before the first byte of the answer."""
+        offset = timedelta(seconds=self.faults.take_offset_s())
+        now = self.now() + offset
+        send = dated(send, lambda: self.now() + offset)
         request_id = str(uuid.uuid4())
         found = self.model.match(request.method, request.target)
         if found is None and (question := self.control_plane.match(request.method, request.target)):
-            await self.tell(request, question, send, request_id)
+            await self.tell(request, question, send, request_id, now)
             return
         fault: Fault | None = None
         try:
-            call = self.admit(request, found)
+            call = self.admit(request, found, now)
             fault = self.faults.take(call.model_id)
             if fault and fault.kind == "error":
                 raise fault.aws_error(self.model)
@@ -97,11 +100,13 @@ class Emulator:
         finally:
             self.quota.settle(booking, reply.input_tokens + reply.output_tokens)
 
-    async def tell(self, request: WireRequest, question: Question, send: Send, request_id: str) -> None:
+    async def tell(
+        self, request: WireRequest, question: Question, send: Send, request_id: str, now: datetime
+    ) -> None:
         """Answers one question about the account and writes it into the ledger."""
         asked = (question.operation, question.model_id)
         try:
-            verify(request, self.keys, self.region, self.now())
+            verify(request, self.keys, self.region, now)
             told = self.control_plane.answer(question, self.region, quirks.served_models(self.region))
         except AwsError as error:
             self.record(request, asked, error.status, error.code, None)
@@ -110,9 +115,9 @@ class Emulator:
         self.record(request, asked, 200, None, None)
         await send_whole(send, 200, orjson.dumps(told), request_id)
 
-    def admit(self, request: WireRequest, found: tuple[str, str] | None) -> Call:
+    def admit(self, request: WireRequest, found: tuple[str, str] | None, now: datetime) -> Call:
         """The call, when everything about it is in order. Raises AwsError."""
-        verify(request, self.keys, self.region, self.now())
+        verify(request, self.keys, self.region, now)
         if found is None:
             raise AwsError("UnknownOperationException", 404, "")
         call = self.model.parse(*found, request.body)
@@ -288,11 +293,22 @@ async def read_body(receive: Receive) -> bytes:
     return b"".join(parts)
 
 
+def dated(send: Send, now: Callable[[], datetime]) -> Send:
+    """Gives each answer its `Date`, by the clock that signatures are held against."""
+
+    async def with_date(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            date = format_datetime(now(), usegmt=True).encode()
+            message = {**message, "headers": [(b"date", date), *message["headers"]]}
+        await send(message)
+
+    return with_date
+
+
 async def send_start(
     send: Send, status: int, request_id: str, content_type: str, length: int | None = None, **headers: str
 ) -> None:
     fields = {
-        "date": formatdate(usegmt=True),
         "content-type": content_type,
         "x-amzn-requestid": request_id,
         "x-douane-emulated": "1",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,11 +23,15 @@ Kind = Literal[
     "redirect",  # 307 to `location`
     "garbage",  # 200 with a body that is no JSON or event stream
     "oversize",  # 200 with a body of `size_bytes`
+    "wrong_time",  # this region's clock is off by `offset_s`: in what it checks and in `Date`
 ]
 
 STATUS_OF_COMMON_ERRORS = {
     "UnrecognizedClientException": 403,
     "InvalidSignatureException": 403,
+    "RequestExpired": 403,
+    "RequestTimeTooSkewed": 403,
+    "RequestTimeTooSkewedException": 403,
     "ExpiredTokenException": 403,
     "MissingAuthenticationTokenException": 403,
     "IncompleteSignatureException": 403,
@@ -49,6 +53,7 @@ class Fault(BaseModel):
     delay_s: float = Field(default=0.0, ge=0)
     location: str = "https://bedrock-runtime.us-east-1.amazonaws.com/"
     size_bytes: int = Field(default=0, ge=0)
+    offset_s: float = 600.0
     times: int | None = Field(default=1, ge=1)
     model_id: str | None = None
 
@@ -76,8 +81,16 @@ class FaultQueue:
         self._waiting.clear()
 
     def take(self, model_id: str) -> Fault | None:
+        return self._take(lambda fault: fault.kind != "wrong_time" and fault.model_id in (None, model_id))
+
+    def take_offset_s(self) -> float:
+        """How far the clock is off for this call, whichever model it is for."""
+        fault = self._take(lambda fault: fault.kind == "wrong_time")
+        return fault.offset_s if fault is not None else 0.0
+
+    def _take(self, fits: Callable[[Fault], bool]) -> Fault | None:
         for position, (fault, left) in enumerate(self._waiting):
-            if fault.model_id not in (None, model_id):
+            if not fits(fault):
                 continue
             if left == 1:
                 del self._waiting[position]
