@@ -42,13 +42,8 @@ def require_entrance(trail: Trail, context: GatewayContext) -> None:
             "`ceiling` allows it",
             details={"labels": list(above)},
         )
-    permitted, settings = trail.permitted, context.settings
-    needed = [(Action.RECORD, settings.audit_place), (Action.INFER, settings.gateway_place)]
-    if context.store_place is not None:  # it counts what was used, and remembers labels
-        needed.append((Action.RECORD, context.store_place))
-    if settings.terminator_place is not None:
-        needed.append((Action.INFER, settings.terminator_place))
-    for action, place in needed:
+    permitted = trail.permitted
+    for action, place in context.needs:
         if not permitted.allows(action, place):
             verdict = permitted.verdict(action, place)
             trail.rules = (verdict.rule,)

@@ -16,6 +16,7 @@ from gateway.backends.http import open_http
 from gateway.backends.prices import Price, Prices
 from gateway.building import Backends
 from gateway.clock import SystemClock
+from gateway.considered import Verdicts, needs_of
 from gateway.context import GatewayContext, Readiness
 from gateway.detect.detectors import Detectors
 from gateway.egress.destinations import destinations
@@ -115,13 +116,15 @@ async def open_context(
         await audit.append(started.kind, started.fields())
         loaded = loaded_record(bundle, None)
         await audit.append(loaded.kind, loaded.fields())
+        kept_at = store_place if store_place in bundle.places else None
+        needs = needs_of(settings, kept_at)
         context = GatewayContext(
             settings=settings,
             policies=policies,
             backends=backends,
             health=Health(),
             store=store,
-            store_place=store_place if store_place in bundle.places else None,
+            store_place=kept_at,
             taints=RememberedTaints(),
             detectors=Detectors(),
             tenant_keys=keys,
@@ -133,6 +136,8 @@ async def open_context(
             clock=clock,
             readiness=Readiness(),
             demo_keys=demo_keys,
+            needs=needs,
+            verdicts=Verdicts(needs, kept_at),
         )
         watcher = asyncio.create_task(policies.watch(settings.policy_poll_s))
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.audit.records import (
     Begin,
+    Considered,
     End,
     PolicyLoaded,
     PolicyRefused,
@@ -21,6 +22,13 @@ from gateway.labels import Labels
 FACTS = Facts("acme-de", "DE", "support", "gpt-oss-20b", Labels("confidential", frozenset({"personal"})))
 UPSTREAM = Upstream("bedrock-runtime.eu-central-1.amazonaws.com", "eu-central-1", "5d0e3f1c", emulated=False)
 
+CONSIDERED = Considered(
+    allowed=("infer-anywhere infer local-engine bedrock-frankfurt", "infer-anywhere record audit-files"),
+    denied=("personal-stays infer bedrock-virginia",),
+    route="everyone",
+    skipped=("bedrock-frankfurt unsupported logprobs",),
+    saw=("local-engine tier=1 spill_over=4 in_flight=3 slots=2", "bedrock-frankfurt tier=2"),
+)
 BEGIN = Begin(
     request="req_1",
     key="key-1",
@@ -33,6 +41,7 @@ BEGIN = Begin(
     stream=True,
     request_hmac="c" * 64,
     end_user_hmac="d" * 64,
+    considered=CONSIDERED,
 )
 END = End(
     request="req_1",
@@ -63,6 +72,7 @@ REFUSED = Refused(
     rules=("secret-stays",),
     receipt="rcpt_2",
     request_hmac="e" * 64,
+    considered=CONSIDERED,
 )
 LOADED = PolicyLoaded("sha256:" + "b" * 64, 7, "sha256:" + "a" * 64, 12, 9, 4)
 NOT_LOADED = PolicyRefused("sha256:" + "b" * 64, 2, ("places.yaml:3", "routes.yaml:9"))
