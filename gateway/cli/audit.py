@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gateway.audit.alterations import Finding
 from gateway.audit.verify import LIMITS, ChainReport, NotAnAuditFile, verify_files
+from gateway.cli.audit_tools import search
 from gateway.cli.printable import printable
 
 UNFINISHED_SHOWN = 10
@@ -20,6 +21,9 @@ UNFINISHED_SHOWN = 10
 @click.group()
 def audit() -> None:
     """Read and check the audit's records."""
+
+
+audit.add_command(search)
 
 
 @audit.command()
