@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.audit.records import Begin
+from gateway.considered import considered_of
 from gateway.context import GatewayContext
 from gateway.errors import RecordUnavailable
 from gateway.trail import Trail
@@ -26,6 +27,7 @@ async def record_begin(trail: Trail, context: GatewayContext) -> None:
         request_hmac=commit(tenant, trail.incoming.body),
         detected=trail.detected,
         end_user_hmac=commit(tenant, b"end-user\0" + end_user.encode()) if end_user is not None else None,
+        considered=considered_of(trail.permitted, trail.decision, trail.bundle, context.verdicts),
     )
     try:
         trail.begun = await context.audit.append(record.kind, record.fields())

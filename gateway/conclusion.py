@@ -8,6 +8,7 @@ from gateway.audit.base import Sealed
 from gateway.audit.records import End, Refused
 from gateway.audit.records import Tried as TriedRecord
 from gateway.backends.base import Usage
+from gateway.considered import audit_places, considered_of
 from gateway.context import GatewayContext
 from gateway.conversation import known_names
 from gateway.entrance import NANO, most_tokens
@@ -73,8 +74,9 @@ def recordable(trail: Trail, context: GatewayContext) -> bool:
     if trail.processed:
         return True
     known = (trail.permitted,) if trail.permitted is not None else ()
-    place = context.settings.audit_place
-    return all(permitted.allows(Action.RECORD, place) for permitted in (*known, *at_worst(trail)))
+    places = audit_places(context.settings)
+    judged = (*known, *at_worst(trail))
+    return all(permitted.allows(Action.RECORD, place) for permitted in judged for place in places)
 
 
 def sign_receipt(ending: Ending, sealed: Sealed | None, trail: Trail, context: GatewayContext) -> str:
@@ -110,6 +112,11 @@ async def record_end(ending: Ending, usd: float, trail: Trail, context: GatewayC
             receipt=trail.receipt_id,
             request_hmac=committed(trail.incoming.body, tenant, context),
             detected=trail.detected,
+            considered=(
+                considered_of(trail.permitted, trail.decision, trail.bundle, context.verdicts)
+                if trail.permitted is not None
+                else None
+            ),
         )
     else:
         record = End(

@@ -11,6 +11,7 @@ from gateway.audit.base import AuditSink
 from gateway.backends.prices import Prices
 from gateway.building import Backends
 from gateway.clock import Clock
+from gateway.considered import Need, Verdicts
 from gateway.detect.detectors import Detectors
 from gateway.keys.keyring import TenantKeys
 from gateway.keys.shredding import Shredding
@@ -45,7 +46,8 @@ class GatewayContext:
     """The seams of the gateway.
 
     `store_place` is the place id of the store, None when nothing may be kept in it. `demo_keys` maps the
-    SHA-256 of API keys made at run time to tenants.
+    SHA-256 of API keys made at run time to tenants. `needs` is what every request must permit to be served
+    here.
     """
 
     settings: Settings
@@ -67,3 +69,5 @@ class GatewayContext:
     clock: Clock
     readiness: Readiness
     demo_keys: Mapping[str, str]
+    needs: tuple[Need, ...]
+    verdicts: Verdicts

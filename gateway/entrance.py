@@ -43,7 +43,7 @@ def require_entrance(trail: Trail, context: GatewayContext) -> None:
             details={"labels": list(above)},
         )
     permitted = trail.permitted
-    for action, place in taken_here(context):
+    for action, place in context.needs:
         if not permitted.allows(action, place):
             verdict = permitted.verdict(action, place)
             trail.rules = (verdict.rule,)
@@ -52,17 +52,6 @@ def require_entrance(trail: Trail, context: GatewayContext) -> None:
                 f"`{verdict.rule}`; send it to a gateway in a place that its labels permit",
                 details={"rule": verdict.rule, "basis": verdict.basis, "place": place, "action": str(action)},
             )
-
-
-def taken_here(context: GatewayContext) -> tuple[tuple[Action, str], ...]:
-    """What a request takes in this gateway itself, wherever it is answered: actions, each with its place."""
-    settings = context.settings
-    taken = [(Action.RECORD, settings.audit_place), (Action.INFER, settings.gateway_place)]
-    if context.store_place is not None:  # it counts what was used, and remembers labels
-        taken.append((Action.RECORD, context.store_place))
-    if settings.terminator_place is not None:
-        taken.append((Action.INFER, settings.terminator_place))
-    return tuple(taken)
 
 
 async def reserve_and_look_up(trail: Trail, context: GatewayContext) -> tuple[Entered, CachedAnswer | None]:

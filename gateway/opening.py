@@ -18,6 +18,7 @@ from gateway.backends.prices import Price, Prices
 from gateway.backends.skew import Skews
 from gateway.building import Backends
 from gateway.clock import Clock, SystemClock
+from gateway.considered import Verdicts, needs_of
 from gateway.context import GatewayContext, Readiness
 from gateway.detect.detectors import Detectors
 from gateway.egress.destinations import destinations
@@ -126,13 +127,15 @@ async def open_context(
         shredding = Shredding(keys.ring, keys.shelf, audit, forgetting(store, taints))
         await shredding.look()
         shadow = open_shadow(settings, admission, policies, audit, metrics, clock)
+        kept_at = store_place if store_place in bundle.places else None
+        needs = needs_of(settings, kept_at)
         context = GatewayContext(
             settings=settings,
             policies=policies,
             backends=backends,
             health=Health(),
             store=store,
-            store_place=store_place if store_place in bundle.places else None,
+            store_place=kept_at,
             taints=taints,
             detectors=Detectors(),
             tenant_keys=keys.ring,
@@ -146,6 +149,8 @@ async def open_context(
             clock=clock,
             readiness=Readiness(),
             demo_keys=demo_keys,
+            needs=needs,
+            verdicts=Verdicts(needs, kept_at),
         )
         watchers = [
             asyncio.create_task(policies.watch(settings.policy_poll_s)),

@@ -47,6 +47,32 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
+class Considered:
+    """Why a request may go where it may, and what the plan made of that.
+
+    Each row is words with a blank between: there are many, and a row costs a third of an object. `allowed`
+    and `denied`: a rule, an action (`read` is `infer` at a gateway), and the places where that rule decides
+    about that action. `skipped`: a place, a reason, and what it cannot honour. `saw`: a place that the plan
+    looked at, and `name=number` for whatever was not as usual; the names are those of `docs/audit-tools.md`.
+    """
+
+    allowed: tuple[str, ...]
+    denied: tuple[str, ...]
+    route: str | None = None
+    skipped: tuple[str, ...] = ()
+    saw: tuple[str, ...] = ()
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "allowed": self.allowed,
+            "denied": self.denied,
+            "route": self.route,
+            "skipped": self.skipped,
+            "saw": self.saw,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Begin:
     """A request is about to leave, or a cached answer to be served: nothing has been processed yet.
 
@@ -69,6 +95,7 @@ class Begin:
     request_hmac: str | None = None
     end_user_hmac: str | None = None
     detected: tuple[str, ...] = ()
+    considered: Considered | None = None
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -84,6 +111,7 @@ class Begin:
             "stream": self.stream,
             "request_hmac": self.request_hmac,
             "end_user_hmac": self.end_user_hmac,
+            "considered": self.considered.fields() if self.considered is not None else None,
         }
 
 
@@ -144,6 +172,7 @@ class Refused:
     receipt: str | None = None
     request_hmac: str | None = None
     detected: tuple[str, ...] = ()
+    considered: Considered | None = None
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -159,6 +188,7 @@ class Refused:
             "rules": self.rules,
             "receipt": self.receipt,
             "request_hmac": self.request_hmac,
+            "considered": self.considered.fields() if self.considered is not None else None,
         }
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from gateway.audit.alterations import Finding
 from gateway.audit.anchors import AnchorUnusable, read_anchors
 from gateway.audit.verify import ChainReport, NotAnAuditFile, latest_checkpoints, limits, verify_files
+from gateway.cli.audit_tools import search
 from gateway.cli.printable import printable
 from gateway.receipts.keys import SigningKeyInvalid
 from gateway.receipts.pinned import load_pinned
@@ -23,6 +24,9 @@ UNFINISHED_SHOWN = 10
 @click.group()
 def audit() -> None:
     """Read and check the audit's records."""
+
+
+audit.add_command(search)
 
 
 @audit.command()

@@ -21,6 +21,11 @@ COMMANDS = {
         "egress",
         "List every host that this gateway may connect to, for which place and why.",
     ),
+    "explain": (
+        "gateway.cli.explain",
+        "explain",
+        "Say from the audit alone why a request went where it went.",
+    ),
     "init": ("gateway.cli.init", "init", "Make the keys that a gateway needs."),
     "log": ("gateway.cli.log", "log", "Read the content log."),
     "policy": (

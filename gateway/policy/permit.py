@@ -56,6 +56,11 @@ class Permitted:
     _bundle: Bundle = field(repr=False, compare=False)
 
     @property
+    def judged_as(self) -> tuple[str, str, int | None]:
+        """Requests that are judged as the same have the same verdict everywhere: revision, model, rules."""
+        return self.revision, self.facts.model, self._applying
+
+    @property
     def recordable(self) -> bool:
         """Whether metadata may be recorded anywhere; a request that may not be recorded is refused."""
         return bool(self.places[Action.RECORD])

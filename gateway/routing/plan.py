@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.places import Action, Place
 from gateway.policy.permit import Permitted
@@ -29,12 +29,22 @@ class Skipped:
     parameters: tuple[str, ...] = ()
 
 
+class Seen(NamedTuple):
+    """A place as the plan saw it; `tier` counts from 0."""
+
+    tier: int
+    hop: Hop
+    state: BackendState
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The ordered attempts, drawn from `Permitted`; `route` names the route that ordered them.
 
     `too_busy` are the places that were put last for having too much to do, `first_kind` is `spill` where the
-    route would rather have begun at one of them. The rest is the route's word.
+    route would rather have begun at one of them. `seen` is what the plan saw of each permitted place that has
+    a backend here, in the order in which it looked, at `planned_s` of the monotonic clock. The rest is the
+    route's word.
     """
 
     route: str
@@ -45,6 +55,8 @@ class Decision:
     hedge_after_s: float | None = None
     on_context_window: Otherwise = "refuse"
     on_content_filter: Otherwise = "refuse"
+    seen: tuple[Seen, ...] = ()
+    planned_s: float = 0.0
 
 
 def plan(
@@ -69,6 +81,7 @@ def plan(
     ordered: list[Hop] = []
     spilled: list[Hop] = []
     skipped: list[Skipped] = []
+    seen: list[Seen] = []
     first_kind: Kind = "first"
     for number, tier in enumerate(route.tiers):
         permitted_hops = [hop for hop in tier if hop.place in allowed and hop.weight]
@@ -78,6 +91,7 @@ def plan(
             skipped.extend(Skipped(place, "unconfigured") for place in missing)
         for hop in by_weight(usable, f"{affinity}/{number}"):
             state = states.get(hop.place, UNKNOWN)
+            seen.append(Seen(number, hop, state))
             if hop.place in unable:
                 names = unable[hop.place]
                 skipped.append(Skipped(hop.place, "unsupported" if names else "not_loaded", names))
@@ -110,6 +124,8 @@ def plan(
         hedge_after_s=route.hedge_after_s,
         on_context_window=route.on_context_window,
         on_content_filter=route.on_content_filter,
+        seen=tuple(seen),
+        planned_s=now_s,
     )
 
 

@@ -17,7 +17,6 @@ from gateway.audit.base import AuditSink
 from gateway.audit.chain import time_text
 from gateway.audit.records import Canary, CanaryAction
 from gateway.clock import Clock
-from gateway.entrance import taken_here
 from gateway.errors import RecordUnavailable
 from gateway.metrics import Metrics
 from gateway.places import Action
@@ -195,7 +194,7 @@ def here_of(live: Bundle, context: GatewayContext) -> Here:
         context.demo_keys,
         context.backends.keys(),
         live.places.keys(),
-        taken_here(context),
+        context.needs,
         context.health.snapshot(),
         context.clock.monotonic_s(),
     )

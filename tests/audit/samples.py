@@ -6,6 +6,7 @@ from gateway.audit.records import (
     Begin,
     Canary,
     CheckpointMade,
+    Considered,
     End,
     PolicyLoaded,
     PolicyRefused,
@@ -28,6 +29,13 @@ from gateway.policy.summary import Summary
 FACTS = Facts("acme-de", "DE", "support", "gpt-oss-20b", Labels("confidential", frozenset({"personal"})))
 UPSTREAM = Upstream("bedrock-runtime.eu-central-1.amazonaws.com", "eu-central-1", "5d0e3f1c", emulated=False)
 
+CONSIDERED = Considered(
+    allowed=("infer-anywhere infer local-engine bedrock-frankfurt", "infer-anywhere record audit-files"),
+    denied=("personal-stays infer bedrock-virginia",),
+    route="everyone",
+    skipped=("bedrock-frankfurt unsupported logprobs",),
+    saw=("local-engine tier=1 spill_over=4 in_flight=3 slots=2", "bedrock-frankfurt tier=2"),
+)
 BEGIN = Begin(
     request="req_1",
     key="key-1",
@@ -40,6 +48,7 @@ BEGIN = Begin(
     stream=True,
     request_hmac="c" * 64,
     end_user_hmac="d" * 64,
+    considered=CONSIDERED,
 )
 END = End(
     request="req_1",
@@ -70,6 +79,7 @@ REFUSED = Refused(
     rules=("secret-stays",),
     receipt="rcpt_2",
     request_hmac="e" * 64,
+    considered=CONSIDERED,
 )
 SUMMARY = Summary(1, 0, 2, ("newly allowed: `infer` at `bedrock-london`; EEA; any purpose; any model",))
 LOADED = PolicyLoaded(

@@ -19,6 +19,7 @@ FIELD_NAMES = {
     "request", "tenant", "key", "zone", "purpose", "labels", "model",
     # what decided
     "revision", "serial", "rules", "permitted", "plan", "previous", "kept",
+    "considered", "allowed", "denied", "route", "skipped", "saw",
     # what became of it
     "began", "outcome", "status", "code", "cache", "receipt", "stream", "cost_usd_nano",
     "attempts", "place", "kind", "host", "region", "upstream_request_id", "emulated",
@@ -123,6 +124,7 @@ def test_a_refusal_of_an_unknown_caller_names_nobody() -> None:
         "receipt": None,
         "request_hmac": None,
         "detected": (),
+        "considered": None,
     }
 
 
