@@ -1,5 +1,5 @@
-"""The operator of docs/auditor.sh: `plant.py AUDIT RECEIPT_KEY` changes one word of the first request,
-and makes every hash and every checkpoint after it anew, with the gateway's own signing key."""
+"""The operator of docs/auditor.sh: `plant.py AUDIT RECEIPT_KEY` changes one word of the first request, and
+makes every hash and every checkpoint after it anew, with the gateway's own signing key."""
 
 import hashlib
 import json

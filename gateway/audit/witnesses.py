@@ -73,20 +73,42 @@ def hear_anchors(rows: Sequence[Row], anchors: Iterable[Anchor], start: Sealed) 
             standing.setdefault(row.sequence, []).append(row)
     last = max(standing, default=start.sequence)
     reaches: int | None = None
-    findings: list[Finding] = []
+    beyond: list[Anchor] = []
+    other: list[Anchor] = []
     for anchor in anchors:
         if anchor.sequence < start.sequence:
             continue
         there = standing.get(anchor.sequence, [])
         if anchor.sequence > last:
-            text = f"the chain ends at record {last}, and {_named(anchor)} names record {anchor.sequence}"
-            findings.append(_at(rows, anchor, "cut", text))
+            beyond.append(anchor)
         elif any(row.hash == anchor.hash for row in there) or anchor.hash == start.hash:
             reaches = max(reaches or 0, anchor.sequence)
         elif there:
-            text = f"record {anchor.sequence} is not the one that {_named(anchor)} names"
-            findings.append(Finding(there[0].file, there[0].line, "rewritten", text))
-    return Testimony(reaches, tuple(findings))
+            other.append(anchor)
+    return Testimony(reaches, (*_rewritten(other, standing), *_cut(rows, beyond, last)))
+
+
+def _rewritten(anchors: Sequence[Anchor], standing: Mapping[int, Sequence[Row]]) -> Iterable[Finding]:
+    """One finding: what follows a record that is another one is another as well."""
+    if not anchors:
+        return
+    first = min(anchors, key=lambda anchor: anchor.sequence)
+    row = standing[first.sequence][0]
+    text = f"record {first.sequence} is not the one that {_named(first)} names"
+    later = {anchor.sequence for anchor in anchors if anchor.sequence > first.sequence}
+    if later:
+        text += f", nor are {len(later)} later ones those that other anchors name"
+    yield Finding(row.file, row.line, "rewritten", text)
+
+
+def _cut(rows: Sequence[Row], anchors: Sequence[Anchor], last: int) -> Iterable[Finding]:
+    """One finding, at the chain's last line; an empty chain has none."""
+    if not anchors:
+        return
+    furthest = max(anchors, key=lambda anchor: anchor.sequence)
+    text = f"the chain ends at record {last}, and {_named(furthest)} names record {furthest.sequence}"
+    at = rows[-1] if rows else furthest
+    yield Finding(at.file, at.line, "cut", text)
 
 
 def missing_replica(anchor: Anchor) -> Finding:
@@ -115,13 +137,6 @@ def _unsigned(rows: Sequence[Row], last: tuple[Stamp, Checkpoint] | None) -> Ite
 def _forged(stamp: Stamp, reason: str) -> Finding:
     text = f"record {stamp.sequence} is no checkpoint of this chain: {reason}"
     return Finding(stamp.file, stamp.line, "forged", text)
-
-
-def _at(rows: Sequence[Row], anchor: Anchor, code: str, text: str) -> Finding:
-    """At the chain's last line; an empty chain has none."""
-    if not rows:
-        return Finding(anchor.file, anchor.line, code, text)
-    return Finding(rows[-1].file, rows[-1].line, code, text)
 
 
 def _named(anchor: Anchor) -> str:

@@ -86,7 +86,10 @@ def test_the_text_has_one_line_for_each(traffic: Traffic) -> None:
 
 def test_nothing_found_exits_1_and_what_cannot_be_read_3(traffic: Traffic, tmp_path: Path) -> None:
     damaged = tmp_path / "chain.jsonl"
-    damaged.write_bytes(traffic.chain.read_bytes().replace(b'"labels":["public"]', b'"labels":["secret"]', 1))
+    lines = traffic.chain.read_bytes().splitlines(keepends=True)
+    number = next(at for at, line in enumerate(lines, 1) if b'"labels":["public"]' in line)
+    lines[number - 1] = lines[number - 1].replace(b'"labels":["public"]', b'"labels":["secret"]')
+    damaged.write_bytes(b"".join(lines))
 
     assert douane(traffic.audit, "--tenant", "nobody").exit_code == 1
     assert douane().exit_code == 3
@@ -94,7 +97,7 @@ def test_nothing_found_exits_1_and_what_cannot_be_read_3(traffic: Traffic, tmp_p
     assert douane(traffic.audit, "--since", "yesterday").exit_code == 2
     partly = douane(damaged, "--tenant", "demo", "--format", "json")
     assert partly.exit_code == 3
-    assert f"{damaged}:7: record 7 was altered" in partly.output
+    assert f"{damaged}:{number}: record {number} was altered" in partly.output
 
 
 def records_of(replica: str, count: int, start: int = 0) -> list[bytes]:
