@@ -40,7 +40,9 @@ def needs_of(settings: Settings, store_place: str | None) -> tuple[Need, ...]:
 
 def audit_places(settings: Settings) -> tuple[str, ...]:
     """Where an audit record lands."""
-    return (settings.audit_place,)
+    if settings.audit_s3_place is None:
+        return (settings.audit_place,)
+    return (settings.audit_place, settings.audit_s3_place)
 
 
 class Verdicts:

@@ -35,6 +35,7 @@ class Metrics:
     store_up: Gauge = field(init=False)
     sinks: Counter = field(init=False)
     shadow: Counter = field(init=False)
+    audit_behind: Gauge = field(init=False)
     shadow_loads: Counter = field(init=False)
     clock_skew: Gauge = field(init=False)
     clock_retries: Counter = field(init=False)
@@ -81,6 +82,11 @@ class Metrics:
         set_once(self, "policy_serial", gauge("douane_policy_serial", "Serial of the bundle in force"))
         set_once(self, "store_up", gauge("douane_store_up", "1 while the store answers"))
 
+        set_once(
+            self,
+            "audit_behind",
+            gauge("douane_audit_copies_behind", "Audit records that are not in the bucket yet"),
+        )
         set_once(
             self,
             "shadow",

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from gateway import __version__, logs
 from gateway.audit.base import AuditSink
-from gateway.audit.files import Keeping, open_file_audit
+from gateway.audit.files import FileAudit, Keeping, open_file_audit
 from gateway.audit.records import Started, Stopped
+from gateway.audit.s3 import Bucket, s3_client
+from gateway.audit.s3_copy import AuditCopies, NoCopies, S3Copies
 from gateway.backends.http import open_http
 from gateway.backends.prices import Price, Prices
 from gateway.backends.skew import Skews
-from gateway.building import Backends
+from gateway.building import Backends, aws_session
 from gateway.clock import Clock, SystemClock
 from gateway.considered import Verdicts, needs_of
 from gateway.context import GatewayContext, Readiness
@@ -88,6 +90,7 @@ async def open_context(
             ),
         )
         stack.push_async_callback(audit.aclose)
+        copies = open_copies(settings, audit, metrics, clock)
         live = await first_load(settings.policies, admission, audit)
         bundle = live.bundle
         egress.put_in_force(await asyncio.to_thread(destinations, settings, bundle))
@@ -113,6 +116,7 @@ async def open_context(
                 )
                 raise PolicyInvalid([problem]) from error
 
+        await copies.open()
         await first_in_force(live, admission, audit)
         policies = Policies(settings.policies, live, admission, audit, metrics, put_in_force)
         started = Started(
@@ -157,6 +161,7 @@ async def open_context(
             asyncio.create_task(signer.watch(settings.policy_poll_s, audit)),
             asyncio.create_task(audit.tend(settings.audit_checkpoint_s)),
             asyncio.create_task(shredding.watch()),
+            asyncio.create_task(copies.watch()),
         ]
         if isinstance(shadow, Candidate):
             watchers.append(asyncio.create_task(shadow.watch(settings.policy_poll_s)))
@@ -168,6 +173,7 @@ async def open_context(
             if isinstance(shadow, Candidate):
                 await shadow.save()
             await record_stop(context)
+            await copies.aclose()
 
 
 def open_shadow(
@@ -186,6 +192,17 @@ def open_shadow(
 
     saved = settings.state_dir / FOLDER
     return Candidate(settings.shadow_policies, load, policies, audit, metrics, clock, saved)
+
+
+def open_copies(settings: Settings, audit: FileAudit, metrics: Metrics, clock: Clock) -> AuditCopies:
+    if settings.audit_s3_bucket is None:
+        return NoCopies()
+    assert settings.audit_s3_region is not None
+    client = s3_client(aws_session(settings), settings.audit_s3_region)
+    bucket = Bucket(client, settings.audit_s3_bucket, settings.audit_s3_prefix, audit.replica)
+    return S3Copies(
+        audit, bucket, settings.audit_s3_retain_days, settings.audit_s3_interval_s, metrics, clock
+    )
 
 
 def forgetting(store: Store, taints: RememberedTaints) -> Callable[[str], Awaitable[None]]:

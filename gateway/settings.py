@@ -141,6 +141,21 @@ class Settings(BaseModel):
         ge=1,
         description="Closed audit files older than this are removed, on the record; without it, none is.",
     )
+    audit_s3_bucket: str | None = Field(
+        default=None,
+        description="Bucket with Object Lock that the audit is copied into; without it, into none.",
+    )
+    audit_s3_region: str | None = Field(default=None, description="Region of that bucket.")
+    audit_s3_place: str | None = Field(
+        default=None, description="Place id of that bucket, of kind `audit`; it must permit `record` too."
+    )
+    audit_s3_prefix: str = Field(default="audit/", description="What the names of the objects begin with.")
+    audit_s3_retain_days: int = Field(
+        default=365, ge=1, description="How long an object is locked, in compliance mode."
+    )
+    audit_s3_interval_s: float = Field(
+        default=60.0, gt=0, description="How often what is new is copied into the bucket."
+    )
     log_place: str | None = Field(
         default=None,
         description="Place id of this process's own log; default: the bundle's `logs`, if it has that place.",
@@ -259,6 +274,18 @@ class Settings(BaseModel):
             raise ValueError(
                 "`policy_signatures_needed` asks for signatures, and no key is trusted: set "
                 "`policy_trusted_keys` (DOUANE_POLICY_TRUSTED_KEYS)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def bucket_is_whole(self) -> Settings:
+        names = ("audit_s3_bucket", "audit_s3_region", "audit_s3_place")
+        given = [name for name in names if getattr(self, name) is not None]
+        if given and len(given) < len(names):
+            missing = next(name for name in names if name not in given)
+            raise ValueError(
+                f"`{given[0]}` is set and `{missing}` is not: bucket, region and place belong together, "
+                "so that the policy can say what may be recorded there"
             )
         return self
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from gateway import logs
 from gateway.audit.base import Sealed
-from gateway.audit.chain import GENESIS, seal, time_text
+from gateway.audit.chain import GENESIS, INTEGER_MAX, seal, time_text
 from gateway.audit.checkpoint import Checkpoint
 from gateway.audit.directory import AuditUnusable, ClaimedChain, claim_chain, sync_directory
 from gateway.audit.records import CheckpointMade, Recovered, SegmentsDropped
@@ -122,6 +122,7 @@ class FileAudit:
         self._syncing: asyncio.Future[None] | None = None
         self._sync_failure: OSError | None = None
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit-sync")
+        self.needed_from: Callable[[], int] = lambda: INTEGER_MAX  # the first record that must not go yet
         self._closing: list[Future[None]] = []  # of earlier files, which must be on the disk as well
 
     @property
@@ -180,6 +181,9 @@ class FileAudit:
         before = self._clock.now() - timedelta(days=self._keeping.keep_days)
         segments = expired(closed_segments(self.path.parent, self._replica), self.path, before)
         last = end_link(segments[-1].path, last=True) if segments else None
+        while last is not None and last.sequence >= self.needed_from():
+            segments = segments[:-1]
+            last = end_link(segments[-1].path, last=True) if segments else None
         if last is None:
             return 0
         dropped = SegmentsDropped(

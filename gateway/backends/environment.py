@@ -12,7 +12,7 @@ from typing import Any, Final
 import botocore.session
 
 # The services that are used: inference itself, and those that credentials may come from.
-USED_SERVICES: Final = ("bedrock-runtime", "kms", "sts", "sso", "sso-oidc", "signin")
+USED_SERVICES: Final = ("bedrock-runtime", "kms", "s3", "sts", "sso", "sso-oidc", "signin")
 PROXIES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 OTHER_ENDPOINTS: Final = ("AWS_BEDROCK_RUNTIME_ENDPOINT",)
 HOST_SWITCHES: Final = ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")

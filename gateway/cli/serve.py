@@ -17,6 +17,7 @@ except ImportError:  # there is none for Windows
 
 from gateway import logs
 from gateway.audit.directory import AuditUnusable
+from gateway.audit.s3 import BucketUnusable
 from gateway.backends.environment import aws_configuration, forbidden_environment, forbidden_everywhere
 from gateway.egress.guard import Egress
 from gateway.egress.hook import install
@@ -39,6 +40,7 @@ NOT_STARTED = (
     KeyFileInvalid,
     SigningKeyInvalid,
     AuditUnusable,
+    BucketUnusable,
     SinkUnusable,
     EngineFailed,
     StoreMisconfigured,

@@ -103,9 +103,11 @@ def destinations(settings: Settings, bundle: Bundle | None, aws: AwsSource | Non
     for place in places.values():
         if place.kind in BACKEND_KINDS:
             found += backend(place, settings, problems)
-    found += wrapping(settings)
-    if settings.kms_key_id is not None or (
-        settings.bedrock == "aws" and any(place.kind == "bedrock" for place in places.values())
+    found += [*wrapping(settings), *copies(settings, places)]
+    if (
+        settings.kms_key_id is not None
+        or settings.audit_s3_bucket is not None
+        or (settings.bedrock == "aws" and any(place.kind == "bedrock" for place in places.values()))
     ):
         source = aws or AwsSource.of_this_process(settings.aws_profile, settings.aws_instance_role)
         found += [
@@ -139,6 +141,17 @@ def wrapping(settings: Settings) -> Iterator[Destination]:
     if settings.kms_region is not None:
         host, port = host_of_service("kms", settings.kms_region)
         yield Destination(canonical(host), port, None, f"keys, kms in {settings.kms_region}")
+
+
+def copies(settings: Settings, places: Mapping[str, Place]) -> Iterator[Destination]:
+    """S3, where the audit is copied into a bucket."""
+    if settings.audit_s3_region is not None:
+        host, port = host_of_service("s3", settings.audit_s3_region)
+        place = places.get(settings.audit_s3_place or "")
+        why = f"audit, bucket `{settings.audit_s3_bucket}`"
+        yield Destination(
+            canonical(host), port, place.id if place else None, why, place.private_range if place else ()
+        )
 
 
 def store(settings: Settings, places: Mapping[str, Place]) -> Iterator[Destination]:

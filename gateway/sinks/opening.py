@@ -21,6 +21,7 @@ from gateway.sinks.sinks import Sinks
 # The settings that name a sink's place, and the kind that this place must be of.
 KINDS: Final[Mapping[str, str]] = {
     "audit_place": "audit",
+    "audit_s3_place": "audit",
     "log_place": "log",
     "content_log_place": "log",
     "trace_place": "trace",

@@ -10,7 +10,7 @@ from tests.docs.snippets import ROOT
 from tests.docs.stack import commands_environment, free_ports
 
 
-@pytest.mark.needs("curl", "bash")
+@pytest.mark.needs("curl")
 def test_the_walk_verifies_an_answer_finds_what_was_planted_and_confirms_an_erasure() -> None:
     port, engine_port = free_ports(2)
     environment = commands_environment() | {
