@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from errno import EBADMSG
@@ -20,7 +20,7 @@ from gateway import logs
 from gateway.audit.chain import NotARecord, unseal
 from gateway.audit.files import FileAudit
 from gateway.audit.s3 import Bucket, BucketUnavailable, BucketUnusable
-from gateway.audit.segments import closed_segments
+from gateway.audit.segments import Segment, closed_segments
 from gateway.clock import Clock
 from gateway.metrics import Metrics
 
@@ -137,23 +137,26 @@ class S3Copies:
 
     def _next(self, copied: int) -> Batch | None:
         """The next lines that are not in the bucket, of one file. Raises OSError."""
-        for path in self._files(copied):
-            with path.open("rb") as file:
-                inode = os.fstat(file.fileno()).st_ino
-                file.seek(self._ends.get(inode, 0))
-                batch = read_batch(file, copied, inode)
-            if batch is not None:
-                return batch
-        return None
-
-    def _files(self, copied: int) -> Iterator[Path]:
-        """The files of the chain that may hold a later record than this one, the oldest first."""
         live = self._audit.path
-        closed = closed_segments(live.parent, live.stem)
-        for segment, following in zip(closed, (*closed[1:], None), strict=True):
-            if following is None or following.first > copied + 1:
-                yield segment.path
-        yield live
+        while True:
+            closed = closed_segments(live.parent, live.stem)
+            for path in (*later_files(closed, copied), live):
+                with path.open("rb") as file:
+                    inode = os.fstat(file.fileno()).st_ino
+                    file.seek(self._ends.get(inode, 0))
+                    batch = read_batch(file, copied, inode)
+                if batch is not None:
+                    break
+            # A file that was closed meanwhile stood in neither place: look again.
+            if closed == closed_segments(live.parent, live.stem):
+                return batch
+
+
+def later_files(closed: Sequence[Segment], copied: int) -> Iterator[Path]:
+    """Of the closed files, the oldest first, those that may hold a later record than this one."""
+    for index, segment in enumerate(closed):
+        if index + 1 == len(closed) or closed[index + 1].first > copied + 1:
+            yield segment.path
 
 
 def read_batch(file: BinaryIO, copied: int, inode: int) -> Batch | None:
