@@ -37,7 +37,7 @@ MODEL_HELP = (
     "A checkpoint's folder, or the id of a model on the Hugging Face hub, like openai/gpt-oss-20b or "
     "openai/gpt-oss-20b@REVISION, which is fetched once and checked."
 )
-SECRET_HELP = f"File with the bearer secret; else the environment variable {SECRET_VARIABLE}."
+SECRET_HELP = f"File (mode 0600) with the bearer secret; else the environment variable {SECRET_VARIABLE}."
 
 Command = Callable[..., None]
 

@@ -172,6 +172,7 @@ def test_a_certificate_that_is_none_is_refused(demo: Path, tmp_path: Path) -> No
 def test_the_secret_is_read_from_its_file_without_the_line_end(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text("s3cret\n")
+    path.chmod(0o600)
 
     assert read_secret(path) == "s3cret"
     path.write_bytes(b"\xff")

@@ -54,6 +54,20 @@ def test_what_was_signed_is_what_is_read(receipt: Receipt) -> None:
     assert (opened.receipt, opened.kid, opened.demo) == (receipt, KEY.kid, False)
 
 
+def test_a_receipt_of_an_earlier_version_still_verifies() -> None:
+    """It says neither in which record its request ended, nor why each attempt was made."""
+    earlier = claims()
+    del earlier["audit"]["end"]
+    for attempt in earlier["attempts"]:
+        del attempt["reason"], attempt["redacted"]
+
+    receipt = verify_receipt(signed(json.dumps(earlier).encode()), PINNED).receipt
+
+    assert receipt.audit is not None
+    assert (receipt.audit.sequence, receipt.audit.end) == (41, None)
+    assert [attempt.reason for attempt in receipt.attempts] == [None, None]
+
+
 @calm
 @given(position=st.integers(0, len(JWS) - 1), letter=st.sampled_from(ALPHABET + ".=+/ \n\x00é"))
 def test_no_change_of_a_character_goes_unnoticed(position: int, letter: str) -> None:
