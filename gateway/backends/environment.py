@@ -6,13 +6,13 @@ litellm would obey it, and an operator who set it expects an effect that must no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import botocore.session
 
 # The services that are used: inference itself, and those that credentials may come from.
-USED_SERVICES: Final = ("bedrock-runtime", "kms", "s3", "sts", "sso", "sso-oidc", "signin")
+USED_SERVICES: Final = ("bedrock-runtime", "sts", "sso", "sso-oidc", "signin")
 PROXIES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 OTHER_ENDPOINTS: Final = ("AWS_BEDROCK_RUNTIME_ENDPOINT",)
 HOST_SWITCHES: Final = ("AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")
@@ -25,19 +25,22 @@ UNSET_PROXY: Final = "unset it: a proxy would see every connection, and none is 
 
 
 def forbidden_environment(
-    environ: Mapping[str, str], profiles: Mapping[str, Any], profile: str | None = None
+    environ: Mapping[str, str],
+    profiles: Mapping[str, Any],
+    profile: str | None = None,
+    besides: Sequence[str] = (),
 ) -> list[str]:
     """One message for each setting that could redirect inference or the credentials for it; empty is good.
 
-    `profile` is the AWS profile that the settings name; None takes the environment's. `profiles` is the AWS
+    `besides` are further services that are used, in botocore's names. `profile` is the AWS profile that the settings name; None takes the environment's. `profiles` is the AWS
     configuration as botocore reads it: `{"profiles": {…}, "services": {…}}`, see `aws_configuration`.
     Values are never repeated: a proxy's address may hold a password.
     """
     in_use = profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
     return [
-        *forbidden_variables(environ),
+        *forbidden_variables(environ, besides),
         *forbidden_everywhere(environ),
-        *forbidden_profile_settings(in_use, profiles),
+        *forbidden_profile_settings(in_use, profiles, besides),
     ]
 
 
@@ -53,9 +56,11 @@ def forbidden_everywhere(environ: Mapping[str, str]) -> list[str]:
     return messages
 
 
-def forbidden_variables(environ: Mapping[str, str]) -> Iterator[str]:
+def forbidden_variables(environ: Mapping[str, str], besides: Sequence[str] = ()) -> Iterator[str]:
     endpoints = {"AWS_ENDPOINT_URL", *OTHER_ENDPOINTS}
-    endpoints |= {f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}" for service in USED_SERVICES}
+    endpoints |= {
+        f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}" for service in (*USED_SERVICES, *besides)
+    }
     for name in sorted(environ):
         if not environ[name].strip():
             continue
@@ -65,7 +70,9 @@ def forbidden_variables(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"`{name}` is set, which stands for other hosts than those of `places.yaml`; unset it"
 
 
-def forbidden_profile_settings(in_use: str, profiles: Mapping[str, Any]) -> Iterator[str]:
+def forbidden_profile_settings(
+    in_use: str, profiles: Mapping[str, Any], besides: Sequence[str] = ()
+) -> Iterator[str]:
     """The same settings in the AWS profile in use and in the profiles that it takes credentials from."""
     all_profiles = profiles.get("profiles", {})
     for name in profile_chain(in_use, all_profiles):
@@ -77,7 +84,7 @@ def forbidden_profile_settings(in_use: str, profiles: Mapping[str, Any]) -> Iter
                 yield f"aws profile `{name}` sets `{switch}`, which stands for other hosts; remove it"
         section = profile.get("services")
         services = profiles.get("services", {}).get(section, {}) if section else {}
-        for service in USED_SERVICES:
+        for service in (*USED_SERVICES, *besides):
             settings = services.get(service.replace("-", "_"), {})
             if isinstance(settings, Mapping) and settings.get("endpoint_url"):
                 yield (

@@ -115,8 +115,13 @@ def require_real(settings: Settings) -> None:
 
 def require_clean_environment(settings: Settings) -> None:
     """Raises `SettingsInvalid` when a variable or AWS profile would send something somewhere else."""
-    if settings.bedrock != "off":
-        problems = forbidden_environment(os.environ, aws_configuration(), settings.aws_profile)
+    besides = [
+        service
+        for service, used in (("kms", settings.kms_key_id), ("s3", settings.audit_s3_bucket))
+        if used is not None
+    ]
+    if settings.bedrock != "off" or besides:
+        problems = forbidden_environment(os.environ, aws_configuration(), settings.aws_profile, besides)
     else:
         problems = forbidden_everywhere(os.environ)
     if settings.trace_url is not None:

@@ -56,7 +56,7 @@ def test_the_host_of_kms_is_the_only_one_more_that_is_connected_to() -> None:
 
 
 def test_a_variable_that_would_redirect_kms_is_refused() -> None:
-    (message,) = forbidden_variables({"AWS_ENDPOINT_URL_KMS": "https://elsewhere.example"})
+    (message,) = forbidden_variables({"AWS_ENDPOINT_URL_KMS": "https://elsewhere.example"}, ["kms"])
 
     assert message.startswith("`AWS_ENDPOINT_URL_KMS` is set")
     assert "elsewhere" not in message
