@@ -32,8 +32,9 @@ def forbidden_environment(
 ) -> list[str]:
     """One message for each setting that could redirect inference or the credentials for it; empty is good.
 
-    `besides` are further services that are used, in botocore's names. `profile` is the AWS profile that the settings name; None takes the environment's. `profiles` is the AWS
-    configuration as botocore reads it: `{"profiles": {…}, "services": {…}}`, see `aws_configuration`.
+    `besides` are further services that are used, in botocore's names. `profile` is the AWS profile that the
+    settings name; None takes the environment's. `profiles` is the AWS configuration as botocore reads it:
+    `{"profiles": {…}, "services": {…}}`, see `aws_configuration`.
     Values are never repeated: a proxy's address may hold a password.
     """
     in_use = profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"

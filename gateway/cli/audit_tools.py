@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -12,8 +13,14 @@ from typing import Any, Final, TypeVar
 import click
 
 from gateway.audit.reading import AuditUnreadable, Reading
+from gateway.audit.replay import RESIDENCY, Replay, replay
 from gateway.audit.search import Entry, Filter, entries, moment_of, wire
+from gateway.cli.policy_command import exit_invalid
 from gateway.cli.printable import printable
+from gateway.policy.bundle import Bundle
+from gateway.policy.load import compile_files
+from gateway.policy.problems import PolicyInvalid
+from gateway.policy.source.directory import read_directory
 
 GOOD, NOTHING, UNREADABLE = 0, 1, 3
 PROBLEMS_SHOWN: Final = 10
@@ -97,6 +104,73 @@ def search(
     if warn(reading):
         context.exit(UNREADABLE)
     context.exit(GOOD if found else NOTHING)
+
+
+@click.command("replay")
+@PATHS
+@click.option(
+    "--policies", "directory", required=True, type=click.Path(path_type=Path), help="The other bundle."
+)
+@FORMAT
+@click.pass_context
+def replay_command(context: click.Context, paths: tuple[Path, ...], directory: Path, form: str) -> None:
+    """Decide the requests recorded in PATHs once more under another bundle; shows what would change.
+
+    Facts are taken from the records: who asked, for which model, with which labels. Exit status: 0 nothing
+    would change, 1 something would, 3 a file or the bundle cannot be read.
+    """
+    try:
+        bundle = compile_files(read_directory(directory)).bundle
+        reading = Reading.of(paths)
+        found = replay((line.link for line in reading.in_order()), bundle)
+    except PolicyInvalid as invalid:
+        exit_invalid(context, invalid, form)
+    except AuditUnreadable as error:
+        click.echo(f"error: {printable(str(error))}", err=True)
+        context.exit(UNREADABLE)
+    if form == "json":
+        click.echo(json.dumps(replayed(found, bundle), indent=2))
+    else:
+        say_replay(found, bundle)
+    if warn(reading):
+        context.exit(UNREADABLE)
+    context.exit(NOTHING if found.groups else GOOD)
+
+
+def replayed(found: Replay, bundle: Bundle) -> dict[str, Any]:
+    return {
+        "revision": bundle.revision,
+        "serial": bundle.serial,
+        "replayed": found.replayed,
+        "same": found.same,
+        "left_out": found.left_out,
+        "changed": [
+            {**asdict(group.disagreement), **{name: value for name, value in asdict(group).items()
+                                              if name != "disagreement"}}
+            for group in found.changed
+        ],
+    }  # fmt: skip
+
+
+def say_replay(found: Replay, bundle: Bundle) -> None:
+    click.echo(f"under {bundle.revision} (serial {bundle.serial}): {found.replayed} requests decided again")
+    click.echo(f"{found.same} alike, {found.replayed - found.same} otherwise")
+    for group in found.changed:
+        what = group.disagreement
+        labels = ", ".join(what.labels)
+        who = f"{group.tenant} ({what.zone}), {what.model}, {labels}"
+        click.echo(printable(f"{group.count} × {what.kind}: {who}"))
+        for title, rule in (("then", what.live_rule), ("now", what.candidate_rule)):
+            said = (
+                "refused" if (what.live if title == "then" else what.candidate) == RESIDENCY else "answered"
+            )
+            click.echo(printable(f"    {title:<5} {said}" + (f" by {rule}" if rule else "")))
+        for title, grants in (("gains", what.gained), ("loses", what.lost)):
+            if grants:
+                click.echo(printable(f"    {title} {', '.join(grants)}"))
+        click.echo(printable(f"    such as {group.request}, {group.first} to {group.last}"))
+    for reason, count in sorted(found.left_out.items()):
+        click.echo(f"{count} not decided again: {reason}")
 
 
 def warn(reading: Reading) -> bool:
