@@ -13,7 +13,7 @@ from rich.text import Text
 from gateway.audit.alterations import Finding
 from gateway.audit.anchors import AnchorUnusable, read_anchors
 from gateway.audit.verify import ChainReport, NotAnAuditFile, latest_checkpoints, limits, verify_files
-from gateway.cli.audit_tools import replay_command, search
+from gateway.cli.audit_tools import export, replay_command, search
 from gateway.cli.printable import printable
 from gateway.receipts.keys import SigningKeyInvalid
 from gateway.receipts.pinned import load_pinned
@@ -27,6 +27,7 @@ def audit() -> None:
 
 
 audit.add_command(search)
+audit.add_command(export)
 audit.add_command(replay_command)
 
 

@@ -73,7 +73,8 @@ def test_what_torch_asks_for_is_pinned_before_torch_is_installed() -> None:
 
 
 def test_pins_satisfy_what_the_package_declares() -> None:
-    pinned = pins("run.txt") | pins("torch.txt") | pins("cpu.txt")
+    # What only the extra `parquet` brings is large, and is installed for the tests alone.
+    pinned = pins("dev.txt") | pins("run.txt") | pins("torch.txt") | pins("cpu.txt")
 
     for requirement in declared():
         version, _, _ = pinned[canonicalize_name(requirement.name)]
