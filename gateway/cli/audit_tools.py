@@ -189,11 +189,10 @@ def say_replay(found: Replay, bundle: Bundle) -> None:
         labels = ", ".join(what.labels)
         who = f"{group.tenant} ({what.zone}), {what.model}, {labels}"
         click.echo(printable(f"{group.count} × {what.kind}: {who}"))
-        for title, rule in (("then", what.live_rule), ("now", what.candidate_rule)):
-            said = (
-                "refused" if (what.live if title == "then" else what.candidate) == RESIDENCY else "answered"
-            )
-            click.echo(printable(f"    {title:<5} {said}" + (f" by {rule}" if rule else "")))
+        sides = (("then", what.live, what.live_rule), ("now", what.candidate, what.candidate_rule))
+        for title, said, rule in sides if RESIDENCY in (what.live, what.candidate) else ():
+            word = "refused" if said == RESIDENCY else "answered"
+            click.echo(printable(f"    {title:<5} {word}" + (f" by {rule}" if rule else "")))
         for title, grants in (("gains", what.gained), ("loses", what.lost)):
             if grants:
                 click.echo(printable(f"    {title} {', '.join(grants)}"))
