@@ -27,7 +27,7 @@ from gateway.egress.destinations import destinations
 from gateway.egress.guard import Egress
 from gateway.errors import RecordUnavailable
 from gateway.hidden import told
-from gateway.keys.opening import SHELF, open_keys, require_shared
+from gateway.keys.opening import SHELF, kms_wrapping, open_keys, require_shared
 from gateway.keys.shredding import Shredding
 from gateway.metrics import Metrics
 from gateway.places import BACKEND_KINDS
@@ -77,7 +77,7 @@ async def open_context(
 
     async with AsyncExitStack() as stack:
         keys = await asyncio.to_thread(open_keys, settings, clock)
-        signer = ReloadingSigner(settings.state_dir)
+        signer = await asyncio.to_thread(ReloadingSigner, settings.state_dir, kms_wrapping(settings))
         audit = open_file_audit(
             settings.state_dir / "audit",
             clock,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -16,10 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.printable import printable
+from gateway.keys.opening import kms_wrapping
 from gateway.receipts.delivery import NoReceipt, find_receipt
 from gateway.receipts.explain import explain
 from gateway.receipts.jwk import PublicKey
-from gateway.receipts.keys import SigningKeyInvalid, create_key, load_retired, load_signing_key
+from gateway.receipts.keys import KeyLock, SigningKeyInvalid, create_key, load_retired, load_signing_key
 from gateway.receipts.pinned import load_pinned
 from gateway.receipts.rotation import rotate_key
 from gateway.receipts.signer import ReceiptSigner
@@ -33,6 +35,7 @@ from gateway.receipts.verify import (
     request_matches,
     verify_receipt,
 )
+from gateway.settings import SettingsInvalid, read_settings
 
 INPUT_BYTES_MAX: Final = 256 * 1024 * 1024
 _LITERAL: Final = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
@@ -132,7 +135,7 @@ def rotate(context: click.Context, state_dir: Path) -> None:
     key is gone afterwards; the receipts that it signed stay good.
     """
     try:
-        rotated = rotate_key(state_dir)
+        rotated = rotate_key(state_dir, key_lock())
     except SigningKeyInvalid as error:
         _fail(context, error)
     click.echo(f"before {rotated.before} (public half kept in {rotated.retired})")
@@ -145,7 +148,7 @@ def rotate(context: click.Context, state_dir: Path) -> None:
 def public_key(context: click.Context, path: Path) -> None:
     """Print the public half of the signing key in PATH, to pin it or to keep it published."""
     try:
-        click.echo(load_signing_key(path).public.pem().decode(), nl=False)
+        click.echo(load_signing_key(path, lock=key_lock()).public.pem().decode(), nl=False)
     except SigningKeyInvalid as error:
         _fail(context, error)
 
@@ -158,7 +161,9 @@ def print_jwks(context: click.Context, path: Path, retired: Path | None) -> None
     """Print the JWK set that the gateway publishes for the signing key in PATH."""
     try:
         earlier = load_retired(retired) if retired is not None else ()
-        click.echo(json.dumps(ReceiptSigner(load_signing_key(path), earlier).jwks(), indent=2))
+        click.echo(
+            json.dumps(ReceiptSigner(load_signing_key(path, lock=key_lock()), earlier).jwks(), indent=2)
+        )
     except SigningKeyInvalid as error:
         _fail(context, error)
 
@@ -245,3 +250,11 @@ def _print(result: Result) -> None:
 def _fail(context: click.Context, error: SigningKeyInvalid) -> NoReturn:
     click.echo(f"error: {error}", err=True)
     context.exit(3)
+
+
+def key_lock() -> KeyLock | None:
+    """What the settings lock keys with. Raises SigningKeyInvalid."""
+    try:
+        return kms_wrapping(read_settings(os.environ))
+    except SettingsInvalid as error:
+        raise SigningKeyInvalid(str(error)) from error

@@ -19,7 +19,7 @@ from gateway.keys.shelf import FileShelf, Shredded
 from gateway.keys.wrapping import KeyFileInvalid, MasterKey, Unwrappable, WrappingUnavailable
 from gateway.opening import RECEIPT_KEY, RETIRED_KEYS
 from gateway.policy.bundle import Bundle
-from gateway.receipts.keys import SigningKeyInvalid, load_retired, load_signing_key
+from gateway.receipts.keys import KeyLock, SigningKeyInvalid, load_retired, load_signing_key
 from gateway.settings import Settings, SettingsInvalid
 from gateway.store.address import StoreMisconfigured, parse_url
 
@@ -37,7 +37,9 @@ def examine_machine(settings: Settings, bundle: Bundle) -> Iterator[Finding]:
     else:
         yield kms_key(settings)
     yield tenant_keys(keys_dir(settings, settings.state_dir))
-    yield receipt_key(settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS)
+    yield receipt_key(
+        settings.state_dir / RECEIPT_KEY, settings.state_dir / RETIRED_KEYS, kms_wrapping(settings)
+    )
     yield audit_directory(settings.state_dir / "audit")
     if settings.redis_url is None:
         seen = "in the gateway's process: labels of conversations are lost with it"
@@ -93,9 +95,9 @@ def tenant_keys(directory: Path) -> Finding:
     return here(check, Status.OK, seen)
 
 
-def receipt_key(path: Path, retired: Path) -> Finding:
+def receipt_key(path: Path, retired: Path, lock: KeyLock | None = None) -> Finding:
     try:
-        key = load_signing_key(path)
+        key = load_signing_key(path, lock=lock)
         load_retired(retired)
     except SigningKeyInvalid as error:
         return split("receipt key", error)

@@ -94,7 +94,7 @@ def destinations(settings: Settings, bundle: Bundle | None, aws: AwsSource | Non
     the default reads this process's environment and AWS configuration. Raises `SettingsInvalid`.
     """
     if bundle is None:
-        return Destinations.of([*started_engine(settings), *wrapping(settings)])
+        return Destinations.of([*started_engine(settings), *wrapping(settings), *credentials(settings, aws)])
     places = bundle.places
     problems: list[str] = []
     found: list[Destination] = [*started_engine(settings), *store(settings, places)]
@@ -104,16 +104,8 @@ def destinations(settings: Settings, bundle: Bundle | None, aws: AwsSource | Non
         if place.kind in BACKEND_KINDS:
             found += backend(place, settings, problems)
     found += [*wrapping(settings), *copies(settings, places)]
-    if (
-        settings.kms_key_id is not None
-        or settings.audit_s3_bucket is not None
-        or (settings.bedrock == "aws" and any(place.kind == "bedrock" for place in places.values()))
-    ):
-        source = aws or AwsSource.of_this_process(settings.aws_profile, settings.aws_instance_role)
-        found += [
-            Destination(canonical(host), port, None, f"{CREDENTIALS}: {why}")
-            for host, port, why in credential_hosts(source)
-        ]
+    bedrock = settings.bedrock == "aws" and any(place.kind == "bedrock" for place in places.values())
+    found += credentials(settings, aws, bedrock or settings.audit_s3_bucket is not None)
     for name, place_id in settings.egress.items():
         if place_id not in places:
             problems.append(
@@ -141,6 +133,15 @@ def wrapping(settings: Settings) -> Iterator[Destination]:
     if settings.kms_region is not None:
         host, port = host_of_service("kms", settings.kms_region)
         yield Destination(canonical(host), port, None, f"keys, kms in {settings.kms_region}")
+
+
+def credentials(settings: Settings, aws: AwsSource | None, used: bool = False) -> Iterator[Destination]:
+    """Where AWS credentials come from; nothing where neither KMS nor another service (`used`) needs any."""
+    if not used and settings.kms_key_id is None:
+        return
+    source = aws or AwsSource.of_this_process(settings.aws_profile, settings.aws_instance_role)
+    for host, port, why in credential_hosts(source):
+        yield Destination(canonical(host), port, None, f"{CREDENTIALS}: {why}")
 
 
 def copies(settings: Settings, places: Mapping[str, Place]) -> Iterator[Destination]:

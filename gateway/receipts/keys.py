@@ -5,21 +5,25 @@ A line before the PEM marks a demo key; from there the mark is in its `kid`, its
 
 from __future__ import annotations
 
+import base64
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gateway.hidden import HiddenBytes
+from gateway.keys.wrapping import Unwrappable, WrappingUnavailable
 from gateway.receipts.jwk import DEMO_LINE, PublicKey
 from gateway.receipts.signer import ReceiptSigner, SigningKey
 
 _KEY_FILE_BYTES_MAX: Final = 16 * 1024
+LOCKED_LINE: Final = b"# douane key, locked by kms\n"  # base64 of what KMS made of the PEM file follows
+LOCKED_NAME: Final = "receipt-key"  # in the encryption context, wherever the file lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,19 @@ class SigningKeyInvalid(Exception):
     """A key file that cannot be used; the text says why and how to fix it, and holds nothing of the key."""
 
 
-def create_key(path: Path, *, demo: bool = False) -> SigningKey:
-    """Makes a key and its file, with mode 0600 from the first byte on. Raises SigningKeyInvalid."""
+class KeyLock(Protocol):
+    """What a key file is locked with while it rests: `gateway.keys.kms`."""
+
+    def lock(self, name: str, content: bytes) -> bytes: ...
+
+    def unlock(self, name: str, locked: bytes) -> bytes: ...
+
+
+def create_key(path: Path, *, demo: bool = False, lock: KeyLock | None = None) -> SigningKey:
+    """Makes a key and its file, with mode 0600 from the first byte on; locked, where there is a `lock`.
+
+    Raises SigningKeyInvalid.
+    """
     private = Ed25519PrivateKey.generate()
     pem = HiddenBytes(
         private.private_bytes(
@@ -48,7 +63,8 @@ def create_key(path: Path, *, demo: bool = False) -> SigningKey:
     )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_new(path, HiddenBytes(DEMO_LINE + pem) if demo else pem, 0o600)
+        content = HiddenBytes(DEMO_LINE + pem) if demo else pem
+        write_new(path, content if lock is None else _locked(content, lock), 0o600)
     except FileExistsError as error:
         raise SigningKeyInvalid(
             f"`{path}` exists already; a key is never overwritten, name another file"
@@ -70,12 +86,13 @@ def write_new(path: Path, content: bytes, mode: int) -> None:
         os.fsync(file.fileno())
 
 
-def load_signing_key(path: Path, use: KeyUse = RECEIPTS) -> SigningKey:
-    """Reads a private key (PEM, PKCS#8, not encrypted) whose file only its owner can reach.
-
-    Raises SigningKeyInvalid.
+def load_signing_key(path: Path, use: KeyUse = RECEIPTS, lock: KeyLock | None = None) -> SigningKey:
+    """Reads a private key (PEM, PKCS#8, not encrypted, or locked by `lock`) whose file only its owner can
+    reach. Raises SigningKeyInvalid.
     """
     text = _read_private_file(path, use)
+    if text.startswith(LOCKED_LINE):
+        text = _unlocked(text, path, lock)
     make_one = f"make one with `{use.new} PATH`"
     try:
         private = serialization.load_pem_private_key(text, password=None)
@@ -125,12 +142,36 @@ def load_retired(directory: Path) -> tuple[PublicKey, ...]:
         raise SigningKeyInvalid(f"`{error.filename}` cannot be read: {error.strerror}") from error
 
 
-def load_signer(path: Path, retired: Path) -> ReceiptSigner:
+def load_signer(path: Path, retired: Path, lock: KeyLock | None = None) -> ReceiptSigner:
     """A signer with the key in `path`, publishing also the retired keys in the directory `retired`.
 
     Raises SigningKeyInvalid.
     """
-    return ReceiptSigner(load_signing_key(path), load_retired(retired))
+    return ReceiptSigner(load_signing_key(path, lock=lock), load_retired(retired))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether the key in the file is locked. Raises SigningKeyInvalid."""
+    return _read_private_file(path, RECEIPTS).startswith(LOCKED_LINE)
+
+
+def _locked(content: bytes, lock: KeyLock) -> bytes:
+    try:
+        return LOCKED_LINE + base64.b64encode(lock.lock(LOCKED_NAME, content)) + b"\n"
+    except WrappingUnavailable as error:
+        raise SigningKeyInvalid(str(error)) from error
+
+
+def _unlocked(text: bytes, path: Path, lock: KeyLock | None) -> bytes:
+    if lock is None:
+        raise SigningKeyInvalid(
+            f"`{path}` is locked by a key of kms; set DOUANE_KMS_KEY_ID and DOUANE_KMS_REGION"
+        )
+    try:
+        locked = base64.b64decode(text.removeprefix(LOCKED_LINE))
+        return lock.unlock(LOCKED_NAME, locked)
+    except (Unwrappable, WrappingUnavailable, ValueError) as error:
+        raise SigningKeyInvalid(f"`{path}` cannot be unlocked: {error}") from error
 
 
 def _read_private_file(path: Path, use: KeyUse) -> bytes:

@@ -13,7 +13,7 @@ from gateway.audit.checkpoint import Checkpoint
 from gateway.audit.records import SigningKeyChanged
 from gateway.errors import RecordUnavailable
 from gateway.receipts.jwk import PublicKey
-from gateway.receipts.keys import SigningKeyInvalid, load_signer
+from gateway.receipts.keys import KeyLock, SigningKeyInvalid, load_signer
 from gateway.receipts.receipt import Receipt
 from gateway.receipts.rotation import RECEIPT_KEY, RETIRED_KEYS
 
@@ -27,10 +27,11 @@ class ReloadingSigner:
     Raises SigningKeyInvalid when it is made over keys that cannot be used.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, lock: KeyLock | None = None) -> None:
+        self._lock = lock
         self._key, self._retired = state_dir / RECEIPT_KEY, state_dir / RETIRED_KEYS
         self._seen = self._fingerprint()
-        self._current = load_signer(self._key, self._retired)
+        self._current = load_signer(self._key, self._retired, lock)
         self._one_at_a_time = asyncio.Lock()
 
     @property
@@ -61,7 +62,8 @@ class ReloadingSigner:
         async with self._one_at_a_time:
             self._seen = self._fingerprint()
             try:
-                following = load_signer(self._key, self._retired)
+                # Elsewhere: one that is locked waits for KMS.
+                following = await asyncio.to_thread(load_signer, self._key, self._retired, self._lock)
             except SigningKeyInvalid as invalid:  # names files and what is wrong, and nothing of a key
                 logs.event("signing_key_refused", logging.ERROR, problems=str(invalid), kept=self.kid)
                 return False

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.receipts.keys import SigningKeyInvalid, create_key, load_retired, load_signing_key, write_new
+from gateway.receipts.keys import (
+    KeyLock,
+    SigningKeyInvalid,
+    create_key,
+    is_locked,
+    load_retired,
+    load_signing_key,
+    write_new,
+)
 
 RECEIPT_KEY: Final = "receipt-key.pem"
 RETIRED_KEYS: Final = "retired-keys"
@@ -31,8 +39,9 @@ class Rotated:
     retired: Path
 
 
-def rotate_key(state_dir: Path) -> Rotated:
-    """Makes a new signing key in `state_dir`; a demo key is followed by a demo key.
+def rotate_key(state_dir: Path, lock: KeyLock | None = None) -> Rotated:
+    """Makes a new signing key in `state_dir`; a demo key is followed by a demo key, a locked one by one that
+    is locked by `lock`.
 
     Raises SigningKeyInvalid when the keys there cannot be used, or another rotation is under way; the key in
     use is then the one that it was.
@@ -45,14 +54,15 @@ def rotate_key(state_dir: Path) -> Rotated:
         )
     try:
         with one_at_a_time(state_dir):
-            old = load_signing_key(path)
+            old = load_signing_key(path, lock=lock)
+            relocked = lock if is_locked(path) else None
             load_retired(retired)  # one that cannot be used would keep the gateway from taking the new key
             kept = retired / f"key-{old.kid}.pem"
             retired.mkdir(mode=0o755, exist_ok=True)
             place(kept, old.public.pem())
             following = state_dir / (RECEIPT_KEY + _NEXT)
             following.unlink(missing_ok=True)  # of a rotation that was cut off
-            new = create_key(following, demo=old.demo)
+            new = create_key(following, demo=old.demo, lock=relocked)
             following.replace(path)
             sync_directory(state_dir)
     except OSError as error:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from click.testing import CliRunner
 from moto import mock_aws
 
 from gateway.backends.environment import forbidden_variables
+from gateway.cli.main import main
 from gateway.doctor import machine
 from gateway.egress.destinations import destinations
 from gateway.keys.kms import KmsWrapping
 from gateway.keys.opening import open_keys
 from gateway.keys.shelf import Kept
 from gateway.keys.wrapping import WrappingUnavailable
+from gateway.opening import open_context
+from gateway.receipts.verify import verify_receipt
 from gateway.settings import Settings, SettingsInvalid, read_settings
 from tests.gateway.inprocess import chat, gateway, script
-from tests.integration.bundle import bundle_with_keys
+from tests.integration.bundle import DEMO_KEYS, bundle_with_keys
 from tests.policy.bundles import loaded_default
 
 REGION = "eu-central-1"
@@ -110,3 +115,65 @@ def test_the_doctor_tries_the_key(tmp_path: Path, key_id: str) -> None:
     assert (good.status.value, good.seen) == ("ok", f"`{key_id}` in {REGION} wraps and unwraps")
     assert (bad.status.value, bad.seen) == ("fail", "kms did not wrap a key: NotFoundException")
     assert "kms:Encrypt" in bad.fix
+
+
+def douane(*arguments: str, environ: dict[str, str]) -> Any:
+    return CliRunner().invoke(main, arguments, env=environ, catch_exceptions=False)
+
+
+def test_the_receipt_key_rests_locked_and_is_made_rotated_and_shown_by_the_same_commands(
+    tmp_path: Path, key_id: str
+) -> None:
+    environ = {"DOUANE_KMS_KEY_ID": key_id, "DOUANE_KMS_REGION": REGION}
+    state, path = tmp_path / "state", tmp_path / "state" / "receipt-key.pem"
+    made = douane("init", "--state-dir", str(state), environ=environ)
+    first = path.read_bytes()
+    shown = douane("receipt", "public-key", str(path), environ=environ)
+    rotated = douane("receipt", "rotate", "--state-dir", str(state), environ=environ)
+
+    assert (made.exit_code, shown.exit_code, rotated.exit_code) == (0, 0, 0)
+    assert made.output == f"{path} made (mode 0600): back it up\n"  # and no master key
+    assert first.startswith(b"# douane key, locked by kms\n")
+    for content in (first, path.read_bytes()):
+        assert b"PRIVATE" not in content
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_bytes() != first
+    (retired,) = (state / "retired-keys").iterdir()
+    assert retired.read_text() == shown.output
+
+
+def test_a_locked_key_without_kms_says_what_to_set(tmp_path: Path, key_id: str) -> None:
+    environ = {"DOUANE_KMS_KEY_ID": key_id, "DOUANE_KMS_REGION": REGION}
+    path = tmp_path / "state" / "receipt-key.pem"
+    douane("init", "--state-dir", str(tmp_path / "state"), environ=environ)
+
+    bare = douane("receipt", "public-key", str(path), environ={})
+    other = boto3.Session().client("kms", region_name=REGION).create_key()["KeyMetadata"]["KeyId"]
+    wrong = douane("receipt", "public-key", str(path), environ={**environ, "DOUANE_KMS_KEY_ID": other})
+
+    assert (bare.exit_code, wrong.exit_code) == (3, 3)
+    assert "is locked by a key of kms; set DOUANE_KMS_KEY_ID and DOUANE_KMS_REGION" in bare.output
+    assert "cannot be unlocked" in wrong.output
+
+
+async def test_a_gateway_signs_with_a_locked_key_and_takes_a_rotated_one(tmp_path: Path, key_id: str) -> None:
+    environ = {"DOUANE_KMS_KEY_ID": key_id, "DOUANE_KMS_REGION": REGION}
+    state = tmp_path / "state"
+    douane("init", "--state-dir", str(state), environ=environ)
+    settings = Settings(
+        state_dir=state, policies=bundle_with_keys(tmp_path / "policies"), policy_poll_s=3600,
+        kms_key_id=key_id, kms_region=REGION,
+    )  # fmt: skip
+    async with open_context(settings, DEMO_KEYS) as context:
+        script(context)
+        first = context.signer.kid
+        douane("receipt", "rotate", "--state-dir", str(state), environ=environ)
+        assert await context.signer.reload(context.audit)
+        client = chat("hello")
+        await client.ask(context)
+        opened = verify_receipt(
+            client.header("x-douane-receipt") or "", {context.signer.public.thumbprint: context.signer.public}
+        )
+
+    assert client.status == 200
+    assert opened.kid == context.signer.kid != first
