@@ -41,13 +41,14 @@ class Evidence:
 def dump(server: RedisServer) -> bytes:
     """Every key and every value that Redis holds."""
     parts: list[bytes] = []
-    with redis.Redis(port=server.port) as client:
-        for key in client.scan_iter(count=1000):
-            parts.append(key)
-            if client.type(key) == b"string":
-                parts.append(client.get(key) or b"")
-            else:
-                parts += [piece for pair in client.hgetall(key).items() for piece in pair]
+    for database in range(16):
+        with redis.Redis(port=server.port, db=database) as client:
+            for key in client.scan_iter(count=1000):
+                parts.append(key)
+                if client.type(key) == b"string":
+                    parts.append(client.get(key) or b"")
+                else:
+                    parts += [piece for pair in client.hgetall(key).items() for piece in pair]
     return b"\n".join(parts)
 
 
@@ -68,9 +69,13 @@ def evidence(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Evid
             shared = {
                 "policies": str(bundle),
                 "emulator_urls": regions.urls,
-                "redis_url": server.url,
                 "body_limit_bytes": 256 * 1024,
             }
+
+            def with_redis(settings: dict[str, object], database: int) -> dict[str, object]:
+                """A database for each state directory: gateways that share one share their keys too."""
+                return {**settings, "redis_url": f"{server.url[:-1]}{database}"}
+
             scripted = {**shared, "engine_url": script.url, "engine_secret": SCRIPTED_SECRET}
             (base / "engine").mkdir()
             with running_real_engine(checkpoint, base / "engine", environ) as engine:
@@ -80,29 +85,31 @@ def evidence(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Evid
                     "engine_secret": SECRET,
                     "engine_models": ["gpt-oss-20b"],
                 }
-                with running_gateway(base / "real", real, environ=environ) as gateway:
+                with running_gateway(base / "real", with_redis(real, 0), environ=environ) as gateway:
                     drive.drive_refusals(gateway, found.tokens)
                     found.seen["answers"] = drive.drive_answers(gateway, found.tokens)
                     drive.drive_faults(gateway, found.tokens, regions)
                     drive.drive_limits(gateway, found.tokens)
                     found.places["/metrics of the first gateway"] = gateway.http.get("/metrics").content
-            with running_gateway(base / "scripted", scripted, environ=environ) as gateway:
+            with running_gateway(base / "scripted", with_redis(scripted, 1), environ=environ) as gateway:
                 drive.drive_engine_faults(gateway, found.tokens, script)
                 drive.drive_hangup(gateway, found.tokens, script)
                 found.places["/metrics of the second gateway"] = gateway.http.get("/metrics").content
                 found.seen["SIGTERM"] = drive.end_in_the_middle(gateway, found.tokens, script, signal.SIGTERM)
-            with running_gateway(base / "scripted", scripted, environ=environ) as gateway:
+            with running_gateway(base / "scripted", with_redis(scripted, 1), environ=environ) as gateway:
                 found.seen["SIGKILL"] = drive.end_in_the_middle(gateway, found.tokens, script, signal.SIGKILL)
-            for composition in ("serve_sabotaged", "serve_flaky"):
+            for number, composition in enumerate(("serve_sabotaged", "serve_flaky"), 2):
                 named = f"tests.canary.sabotage:{composition}"
-                with running_gateway(base / composition, scripted, serve=named, environ=environ) as gateway:
+                with running_gateway(
+                    base / composition, with_redis(scripted, number), serve=named, environ=environ
+                ) as gateway:
                     found.seen[composition] = drive.drive_bugs(gateway, found.tokens)
                     found.seen[f"{composition} printed"] = gateway.text()
                     found.places[f"/metrics of {composition}"] = gateway.http.get("/metrics").content
-            for how in drive.CRASHES:
+            for number, how in enumerate(drive.CRASHES, 4):
                 named = "tests.canary.sabotage:serve_sabotaged"
                 with running_gateway(
-                    base / f"crash-{how}", scripted, serve=named, environ=environ
+                    base / f"crash-{how}", with_redis(scripted, number), serve=named, environ=environ
                 ) as gateway:
                     found.seen[how] = drive.crash(gateway, found.tokens, how)
         found.places["redis"] = dump(server)
