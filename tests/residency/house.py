@@ -14,6 +14,7 @@ from gateway.audit.base import Sealed
 from gateway.audit.memory import MemoryAudit
 from gateway.clock import ManualClock
 from gateway.context import GatewayContext
+from gateway.keys.shelf import MemoryShelf
 from gateway.metrics import Metrics
 from gateway.opening import open_context
 from gateway.policy.bundle import Bundle
@@ -233,4 +234,6 @@ async def open_house(directory: Path, outside: Outside) -> AsyncIterator[House]:
         }
     )
     async with open_context(settings, {}) as context:
+        # Each world has tenants of its own, thousands in all: their keys need not survive a power cut.
+        context.tenant_keys._shelf = MemoryShelf()
         yield House(context, context, directory)
