@@ -77,7 +77,7 @@ def count_round_trips(stack: Stack, first: int) -> RoundTrips:
     """One request after the other through a gateway of its own, so that bursts of two requests never join."""
     with (
         running_proxy(stack.redis.port) as proxy,
-        running_douane("counted", stack.directory, stack.policies, stack.upstream, proxy.port) as douane,
+        running_douane("counted", stack.directory, stack.policies, stack.upstream, proxy.port, 1) as douane,
     ):
         template = requests.template(stack.key)
 
@@ -90,6 +90,7 @@ def count_round_trips(stack: Stack, first: int) -> RoundTrips:
                 )
             return (proxy.round_trips - before) / REQUESTS
 
-        miss = count(itertools.count(first))
+        count(itertools.repeat(first))  # the first request of a tenant makes its key, and tells the store
+        miss = count(itertools.count(first + 1))
         hit = count(itertools.repeat(first))
     return RoundTrips(miss, hit)

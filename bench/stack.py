@@ -87,9 +87,12 @@ def running_bare(directory: Path, upstream: Server) -> Iterator[Server]:
 
 @contextmanager
 def running_douane(
-    name: str, directory: Path, policies: Path, upstream: Server, redis_port: int
+    name: str, directory: Path, policies: Path, upstream: Server, redis_port: int, database: int = 0
 ) -> Iterator[Server]:
-    """A gateway with everything on: authentication, residency, limits, cache, audit `written`, receipts."""
+    """A gateway with everything on: authentication, residency, limits, cache, audit `written`, receipts.
+
+    Its keys are its own, and so must its `database` be.
+    """
     port = free_port()
     state = directory / name
     state.mkdir(mode=0o700)
@@ -99,7 +102,7 @@ def running_douane(
         "DOUANE_PORT": str(port),
         "DOUANE_POLICIES": str(policies),
         "DOUANE_STATE_DIR": str(state),
-        "DOUANE_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+        "DOUANE_REDIS_URL": f"redis://127.0.0.1:{redis_port}/{database}",
         "DOUANE_ENGINE_URL": upstream.url,
         "DOUANE_ENGINE_SECRET": secrets.token_hex(16),
         "DOUANE_BEDROCK": "off",
