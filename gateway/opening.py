@@ -6,7 +6,8 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from gateway import __version__, logs
@@ -55,6 +56,7 @@ from gateway.store.redis import RedisStore
 from gateway.taints import RememberedTaints
 
 MILLION = 1_000_000
+WATCH_AGAIN_S = 1.0
 
 
 @asynccontextmanager
@@ -156,15 +158,16 @@ async def open_context(
             needs=needs,
             verdicts=Verdicts(needs, kept_at),
         )
-        watchers = [
-            asyncio.create_task(policies.watch(settings.policy_poll_s)),
-            asyncio.create_task(signer.watch(settings.policy_poll_s, audit)),
-            asyncio.create_task(audit.tend(settings.audit_checkpoint_s)),
-            asyncio.create_task(shredding.watch()),
-            asyncio.create_task(copies.watch()),
+        watches: list[Callable[[], Awaitable[None]]] = [
+            partial(policies.watch, settings.policy_poll_s),
+            partial(signer.watch, settings.policy_poll_s, audit),
+            partial(audit.tend, settings.audit_checkpoint_s),
+            shredding.watch,
+            copies.watch,
         ]
         if isinstance(shadow, Candidate):
-            watchers.append(asyncio.create_task(shadow.watch(settings.policy_poll_s)))
+            watches.append(partial(shadow.watch, settings.policy_poll_s))
+        watchers = [asyncio.create_task(kept_up(watch, clock)) for watch in watches]
         try:
             yield context
         finally:
@@ -173,6 +176,8 @@ async def open_context(
             if isinstance(shadow, Candidate):
                 await shadow.save()
             await record_stop(context)
+            with suppress(RecordUnavailable):
+                audit.checkpoint()  # so that it is copied too
             await copies.aclose()
 
 
@@ -213,6 +218,16 @@ def forgetting(store: Store, taints: RememberedTaints) -> Callable[[str], Awaita
         await store.forget(tenant)
 
     return forget
+
+
+async def kept_up(watch: Callable[[], Awaitable[None]], clock: Clock) -> None:
+    """Begins a watch anew that ended by a fault nobody foresaw: it must not end unnoticed, nor for good."""
+    while True:
+        try:
+            return await watch()
+        except Exception:
+            logs.event("watch_failed", logging.ERROR, exc_info=True)
+            await clock.sleep(WATCH_AGAIN_S)
 
 
 async def record_stop(context: GatewayContext) -> None:
