@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.audit.segments import undo_unfinished
+from gateway.whole_files import sync_directory
 
 _CHAIN_FILE: Final = re.compile(r"(?P<replica>[0-9a-f]{16})\.jsonl")
 _OPEN: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -88,12 +89,3 @@ def _require_private(path: Path, status: os.stat_result, wanted: int) -> None:
             f"`{path}` has mode {mode:04o}, so other users can reach the audit records; "
             f"run `chmod {wanted:o} {path}`"
         )
-
-
-def sync_directory(directory: Path) -> None:
-    """Puts the directory's entries on the disk, so that a new file survives a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

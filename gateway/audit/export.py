@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from gateway.audit.directory import sync_directory
 from gateway.audit.reading import Line, Reading
 from gateway.audit.search import Filter, entries
+from gateway.whole_files import sync_directory
 
 
 class NotExported(Exception):

@@ -18,12 +18,13 @@ from gateway import logs
 from gateway.audit.base import Sealed
 from gateway.audit.chain import GENESIS, INTEGER_MAX, seal, time_text
 from gateway.audit.checkpoint import Checkpoint
-from gateway.audit.directory import AuditUnusable, ClaimedChain, claim_chain, sync_directory
+from gateway.audit.directory import AuditUnusable, ClaimedChain, claim_chain
 from gateway.audit.records import CheckpointMade, Recovered, SegmentsDropped
 from gateway.audit.segments import begin_file, change_files, closed_segments, draft_path, end_link, expired
 from gateway.audit.tail import Tail, read_tail, set_aside
 from gateway.clock import Clock
 from gateway.errors import RecordUnavailable
+from gateway.whole_files import sync_directory
 
 Durability = Literal["written", "synced"]
 

@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from gateway.aws_client import regional_client
 
 TIMEOUT_S: Final = 10.0
 TRIES: Final = 2  # of the client; the copier tries again by itself
@@ -40,17 +41,9 @@ class S3(Protocol):
 
 
 def s3_client(session: boto3.Session, region: str) -> S3:
-    """A client that asks the region's own endpoint, within bounds, and never through a proxy."""
-    config = Config(
-        region_name=region,
-        connect_timeout=TIMEOUT_S,
-        read_timeout=TIMEOUT_S,
-        retries={"total_max_attempts": TRIES, "mode": "standard"},
-        proxies={},
-        ignore_configured_endpoint_urls=True,
-        s3={"addressing_style": "path"},  # one host, which can be written down
-    )
-    client: S3 = session.client("s3", region_name=region, config=config)
+    """A client for objects of one region; with one host, which can be written down."""
+    path_style = {"addressing_style": "path"}
+    client: S3 = regional_client(session, "s3", region, timeout_s=TIMEOUT_S, tries=TRIES, s3=path_style)
     return client
 
 

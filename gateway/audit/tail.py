@@ -10,8 +10,9 @@ from typing import Final
 
 from gateway.audit.base import Sealed
 from gateway.audit.chain import GENESIS, RECORD_BYTES_MAX, NotARecord, unseal
-from gateway.audit.directory import AuditUnusable, ClaimedChain, sync_directory
+from gateway.audit.directory import AuditUnusable, ClaimedChain
 from gateway.audit.segments import closed_segments, end_link
+from gateway.whole_files import sync_directory
 
 _BLOCK_BYTES: Final = 1 << 16
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from gateway.aws_client import regional_client
 from gateway.hidden import HiddenBytes
 from gateway.keys.wrapping import Unwrappable, WrappingUnavailable
 
@@ -33,16 +33,8 @@ class Kms(Protocol):
 
 
 def kms_client(session: boto3.Session, region: str) -> Kms:
-    """A client that asks the region's own endpoint, within bounds, and never through a proxy."""
-    config = Config(
-        region_name=region,
-        connect_timeout=TIMEOUT_S,
-        read_timeout=TIMEOUT_S,
-        retries={"total_max_attempts": TRIES, "mode": "standard"},
-        proxies={},
-        ignore_configured_endpoint_urls=True,
-    )
-    client: Kms = session.client("kms", region_name=region, config=config)
+    """A client for the keys of one region."""
+    client: Kms = regional_client(session, "kms", region, timeout_s=TIMEOUT_S, tries=TRIES)
     return client
 
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.audit.chain import time_text
 from gateway.keys.wrapping import KeyFileInvalid
+from gateway.whole_files import replace_file
 
 LOCK: Final = "shelf.lock"
 ID: Final = "shelf.id"
@@ -211,18 +212,7 @@ class FileShelf:
             raise unusable(path, error) from None
 
     def _write(self, name: str, text: str) -> None:
-        """Replaces a file in one step, on the disk when it returns."""
-        draft = self.directory / f".{name}.draft"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.directory / name)
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        replace_file(self.directory / name, text.encode())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

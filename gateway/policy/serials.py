@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.policy.problems import PolicyUntrusted, Problem
+from gateway.whole_files import replace_file
 
 FILE: Final = "policy-serial.json"
 
@@ -105,19 +106,8 @@ class SerialFile:
 
     def _write(self, highest: Highest) -> None:
         """Replaces the file in one step: after a crash either the old or the new content is there."""
-        draft = self.path.with_suffix(".draft")
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
-                file.write(highest.model_dump_json().encode())
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self.path)
-            folder = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            replace_file(self.path, highest.model_dump_json().encode())
         except OSError as error:
             raise unusable(self.path, error) from None
 

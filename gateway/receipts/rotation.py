@@ -23,6 +23,7 @@ from gateway.receipts.keys import (
     load_signing_key,
     write_new,
 )
+from gateway.whole_files import sync_directory
 
 RECEIPT_KEY: Final = "receipt-key.pem"
 RETIRED_KEYS: Final = "retired-keys"
@@ -80,14 +81,6 @@ def place(path: Path, content: bytes) -> None:
     draft.replace(path)
     sync_directory(path.parent)
     sync_directory(path.parent.parent)  # the directory may be new
-
-
-def sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

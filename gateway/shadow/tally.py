@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.shadow.disagreement import Disagreement, Kind
+from gateway.whole_files import replace_file
 
 GROUPS_MAX: Final = 200
 FOLDER: Final = "shadow"
@@ -118,11 +118,7 @@ class SavedTally(BaseModel):
 def save(directory: Path, replica: str, tally: SavedTally) -> None:
     """Replaces the worker's file in one step. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = directory / f"{replica}.json"
-    draft = path.with_suffix(".draft")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(tally.model_dump_json(indent=1))
-    draft.replace(path)
+    replace_file(directory / f"{replica}.json", tally.model_dump_json(indent=1).encode())
 
 
 def read_tallies(directory: Path) -> tuple[SavedTally, ...]:
