@@ -10,6 +10,7 @@ import pytest
 from tests.integration.bundle import DEMO, HELPDESK, bundle_with_keys, without_examples
 from tests.integration.gateway_process import GatewayProcess, running_gateway
 from tests.integration.regions import Regions
+from tests.integration.scripted_engine import ScriptedEngine
 
 IBAN = "DE89 3704 0044 0532 0130 00"
 
@@ -47,6 +48,11 @@ def detecting(
     settings = {**scripted_settings, "policies": str(bundle), "engine_models": ["gpt-oss-20b"]}
     with running_gateway(tmp_path_factory.mktemp("gateway"), settings) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def engine_as_ever(script: ScriptedEngine) -> None:
+    """It has forgotten what tests of other modules told it."""
 
 
 @pytest.mark.parametrize("stream", [False, True])
