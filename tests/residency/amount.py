@@ -7,5 +7,5 @@ from __future__ import annotations
 
 import os
 
-CASES = int(os.environ.get("RESIDENCY_CASES", "10000"))
+CASES = int(os.environ.get("RESIDENCY_CASES", "3000"))
 SEED = os.environ.get("RESIDENCY_SEED", "the permitted set")
