@@ -62,9 +62,18 @@ def shred(context: click.Context, name: str, yes: bool, state_dir: Path | None) 
 
     Running gateways drop it within seconds, record it, and refuse its requests from then on. What is left of
     the tenant is noise, except in backups of the keys folder.
-    Exit status: 0 destroyed, 1 not confirmed, 3 not writable.
+    Exit status: 0 destroyed, 1 not confirmed or no such key, 3 not writable.
     """
     shelf = shelf_of(context, state_dir)
+    try:
+        known = shelf.find(name) is not None
+    except KeyFileInvalid:
+        known = True  # a damaged file can be shredded too
+    if not known:
+        click.echo(
+            f"error: tenant `{name}` has no key here; `douane tenant list` names those that do", err=True
+        )
+        context.exit(1)
     if not yes and not click.confirm(f"destroy the key of tenant `{name}` for ever?"):
         context.exit(1)
     try:
@@ -99,7 +108,7 @@ def renew(context: click.Context, name: str, state_dir: Path | None) -> None:
 def shelf_of(context: click.Context, state_dir: Path | None) -> FileShelf:
     try:
         settings = read_settings(os.environ)
-        return FileShelf.open(keys_dir(settings, state_dir or settings.state_dir))
+        return FileShelf.existing(keys_dir(settings, state_dir or settings.state_dir))
     except SettingsInvalid as error:
         fail(context, str(error))
     except KeyFileInvalid as error:

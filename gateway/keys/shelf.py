@@ -111,6 +111,17 @@ class FileShelf:
         except OSError as error:
             raise unusable(directory, error) from None
 
+    @classmethod
+    def existing(cls, directory: Path) -> FileShelf:
+        """A folder that a gateway has made. Raises `KeyFileInvalid`: an operator who names the wrong one must
+        not believe that anything was done."""
+        if not (directory / ID).exists():
+            raise KeyFileInvalid(
+                f"no gateway keeps keys in `{directory}`; name its state directory with `--state-dir`, "
+                "or its keys folder with DOUANE_KEYS_DIR"
+            )
+        return cls.open(directory)
+
     @property
     def id(self) -> str:
         """A random name that the folder was given: another one is another folder. Raises `KeyFileInvalid`."""
@@ -141,12 +152,12 @@ class FileShelf:
         path = self.directory / name_of(tenant)
         try:
             with self._locked():
-                found = self.find(tenant)
+                found = self._found_or_damaged(tenant)
                 if isinstance(found, Shredded):
                     return found
                 key_id = found.key_id if found is not None else None
                 mark = Shredded(tenant=tenant, key_id=key_id, shredded_at=time_text(now))
-                if found is not None:
+                if path.exists():
                     overwrite(path)
                 self._write(path.name, _File(entry=mark).model_dump_json(indent=1))
                 return mark
@@ -185,6 +196,16 @@ class FileShelf:
         found = (self._read(path) for path in sorted(self.directory.glob("*.json")))
         return tuple(sorted((one for one in found if one is not None), key=lambda one: one.tenant))
 
+    def readable(self) -> dict[str, Entry]:
+        """The entries that read, by tenant: one that is damaged must not hide the others."""
+        found: dict[str, Entry] = {}
+        for path in sorted(self.directory.glob("*.json")):
+            with suppress(KeyFileInvalid):
+                entry = self._read(path)
+                if entry is not None:
+                    found[entry.tenant] = entry
+        return found
+
     def fingerprint(self) -> Fingerprint:
         """Changes whenever an entry does. Raises `KeyFileInvalid`."""
         try:
@@ -196,6 +217,13 @@ class FileShelf:
             return tuple(found)
         except OSError as error:
             raise unusable(self.directory, error) from None
+
+    def _found_or_damaged(self, tenant: str) -> Entry | None:
+        """None for a file that does not read as well."""
+        try:
+            return self.find(tenant)
+        except KeyFileInvalid:
+            return None
 
     def _read(self, path: Path) -> Entry | None:
         try:

@@ -38,7 +38,7 @@ class Shredding:
         seen = await asyncio.to_thread(self._shelf.fingerprint)
         if seen == self._seen:
             return
-        entries = {entry.tenant: entry for entry in await asyncio.to_thread(self._shelf.entries)}
+        entries = await asyncio.to_thread(self._shelf.readable)
         for tenant, key_id in self._keys.held().items():
             entry = entries.get(tenant)
             if not isinstance(entry, Kept) or entry.key_id != key_id:

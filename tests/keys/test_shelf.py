@@ -78,6 +78,14 @@ def test_a_tenant_that_never_had_a_key_can_be_shredded_too(shelf: FileShelf) -> 
     assert isinstance(shelf.find("acme"), Shredded)
 
 
+def test_a_damaged_key_can_be_shredded(shelf: FileShelf) -> None:
+    shelf.keep(kept("acme"))
+    (shelf.directory / name_of("acme")).write_text("{")
+
+    assert shelf.shred("acme", NOW).key_id is None
+    assert isinstance(shelf.find("acme"), Shredded)
+
+
 def test_only_a_shredded_tenant_can_be_renewed(shelf: FileShelf) -> None:
     shelf.keep(kept("acme"))
     assert not shelf.renew("acme")

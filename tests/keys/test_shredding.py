@@ -21,6 +21,7 @@ from gateway.context import GatewayContext
 from gateway.errors import TenantErased
 from gateway.keys.keyring import TenantKeys, Unsealable
 from gateway.keys.opening import open_keys
+from gateway.keys.shelf import name_of
 from gateway.keys.wrapping import KeyFileInvalid
 from gateway.opening import open_context
 from gateway.receipts.delivery import find_receipt
@@ -206,6 +207,22 @@ async def test_every_worker_drops_the_key_and_refuses_and_all_of_it_is_on_the_re
     assert all(report.intact for report in verify_files([site.settings.state_dir / "audit"]))
 
 
+async def test_a_key_whose_file_was_damaged_is_dropped_and_hides_no_other_erasure(site: Site) -> None:
+    """As a crash in the midst of a shredding leaves it: written over, and no mark in its place yet."""
+    for name in (ERASED, OTHER):
+        await site.ask(0, name)
+    (site.settings.state_dir / "keys" / name_of(ERASED)).write_bytes(b"\x8f" * 300)
+    douane(site.settings, "shred", OTHER, "--yes")
+    await site.look()
+
+    assert site.workers[0].tenant_keys.held() == {}
+    erased, other = await site.ask(0, ERASED), await site.ask(0, OTHER)
+    assert (erased.status, other.status) == (503, 403)
+    assert douane(site.settings, "shred", ERASED, "--yes").exit_code == 0
+    await site.look()
+    assert (await site.ask(0, ERASED)).status == 403
+
+
 async def test_a_worker_that_sleeps_through_shredding_and_renewal_takes_the_new_key_all_the_same(
     site: Site,
 ) -> None:
@@ -286,14 +303,16 @@ async def test_a_conversation_from_before_is_judged_at_the_ceiling_after_a_renew
 async def test_what_no_worker_was_there_to_see_is_recorded_at_the_next_start(
     site: Site, tmp_path: Path
 ) -> None:
-    douane(site.settings, "shred", "nhs-gb", "--yes")
+    open_keys(site.settings).ring.salt("nhs-gb")  # no worker holds it
+    key_id = open_keys(site.settings).shelf.find("nhs-gb").key_id  # type: ignore[union-attr]
+    assert douane(site.settings, "shred", "nhs-gb", "--yes").exit_code == 0
     assert not [one for one in site.records() if one["kind"] == "tenant_shredded"]
 
     async with open_context(site.settings, DEMO_KEYS):
         pass
 
     (record,) = [one for one in site.records() if one["kind"] == "tenant_shredded"]
-    assert (record["tenant"], record["key_id"]) == ("nhs-gb", None)
+    assert (record["tenant"], record["key_id"]) == ("nhs-gb", key_id)
 
 
 async def test_gateways_that_share_a_store_must_share_the_folder(site: Site, tmp_path: Path) -> None:
@@ -324,6 +343,8 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
     )
     shredded = douane(settings, "shred", "acme-de", "--yes")
     again = json.loads(douane(settings, "list", "--format", "json").output)
+    typo = douane(settings, "shred", "acme-da", "--yes")
+    wrong = CliRunner().invoke(tenant, ["shred", "acme-de", "--yes", "--state-dir", str(tmp_path / "other")])
     renewed, twice = douane(settings, "renew", "acme-de"), douane(settings, "renew", "acme-de")
 
     assert listed.output.startswith("acme-de  key ")
@@ -333,4 +354,10 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
     assert [(one["tenant"], one["state"]) for one in again] == [("acme-de", "shredded")]
     assert (renewed.exit_code, twice.exit_code) == (0, 1)
     assert "nothing to renew" in twice.output
+    assert (typo.exit_code, typo.output) == (
+        1, "error: tenant `acme-da` has no key here; `douane tenant list` names those that do\n",
+    )  # fmt: skip
+    assert wrong.exit_code == 3
+    assert f"no gateway keeps keys in `{tmp_path}/other/keys`" in wrong.output
+    assert not (tmp_path / "other").exists()
     assert "wrapped" not in str(again)
