@@ -11,10 +11,12 @@ from typing import NoReturn
 import click
 
 from gateway.cli.policy_command import FAILED, GOOD, INVALID, PolicyGroup, exit_invalid, with_format
+from gateway.opening import vouching_of
 from gateway.policy.bundle import Bundle
 from gateway.policy.load import load_bundle
-from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTestsFailed
-from gateway.settings import SettingsInvalid, read_settings
+from gateway.policy.problems import PolicyClaimsFailed, PolicyInvalid, PolicyTestsFailed, PolicyUntrusted
+from gateway.policy.source.directory import read_directory
+from gateway.settings import Settings, SettingsInvalid, read_settings
 from gateway.shadow.disagreement import LOOSENING
 from gateway.shadow.promotion import drop, promote
 from gateway.shadow.tally import FOLDER, SavedGroup, SavedTally, added_up, read_tallies
@@ -29,6 +31,7 @@ class Paths:
     live: Path
     candidate: Path
     counts: Path
+    settings: Settings
 
 
 @click.group(cls=PolicyGroup)
@@ -52,7 +55,9 @@ def canary(
     candidate = shadow or settings.shadow_policies
     if candidate is None:
         say_invalid(context, "no candidate is named; set DOUANE_SHADOW_POLICIES or give `--shadow DIR`")
-    context.obj = Paths(policies or settings.policies, candidate, (state_dir or settings.state_dir) / FOLDER)
+    context.obj = Paths(
+        policies or settings.policies, candidate, (state_dir or settings.state_dir) / FOLDER, settings
+    )
 
 
 @canary.command()
@@ -114,6 +119,7 @@ def promote_command(
             f"for {loosening} requests the candidate permits what the live bundle does not; "
             "read `douane policy canary status`, and give `--accept-newly-allowed` if that is meant"
         )
+    refusal = refusal or unvouched(paths, candidate)
     if refusal is not None:
         say(form, {"promoted": False, "reason": refusal}, f"not promoted: {refusal}", err=True)
         context.exit(FAILED)
@@ -144,6 +150,17 @@ def drop_command(context: click.Context, paths: Paths, form: str) -> None:
         say_invalid(context, f"`{paths.candidate}` cannot be moved: {error.strerror}")
     text = f"dropped: the candidate is in {aside}" if aside is not None else "dropped: the link is removed"
     say(form, {"dropped": True, "moved_to": str(aside) if aside else None}, text)
+
+
+def unvouched(paths: Paths, candidate: Bundle) -> str | None:
+    """Why gateways with these settings would not take the candidate: for its signatures, or its serial."""
+    try:
+        trust, serials = vouching_of(paths.settings)
+        trust.require(read_directory(paths.candidate), candidate.serial)
+        serials.check(candidate.revision, candidate.serial)
+    except (PolicyUntrusted, SettingsInvalid) as error:
+        return f"the gateway would not take it: {error}"
+    return None
 
 
 def looked_at(context: click.Context, paths: Paths, form: str) -> tuple[Bundle, Bundle, SavedTally]:

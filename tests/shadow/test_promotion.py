@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from gateway.cli.policy import policy
 from gateway.policy.load import load_bundle
+from gateway.receipts.keys import create_key
 from gateway.shadow.disagreement import Disagreement, Kind
 from gateway.shadow.tally import Tally, save
 from tests.shadow.bundles import Bundles, candidate
@@ -203,3 +204,20 @@ def test_a_command_without_a_candidate_says_how_to_name_one(tmp_path: Path) -> N
     assert (result.exit_code, result.output) == (
         3, "error: no candidate is named; set DOUANE_SHADOW_POLICIES or give `--shadow DIR`\n",
     )  # fmt: skip
+
+
+def test_a_candidate_that_nobody_trusted_signed_is_not_promoted_where_keys_are_trusted(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = create_key(site.root / "signer.pem")
+    (site.root / "trusted.pem").write_bytes(key.public.pem())
+    monkeypatch.setenv("DOUANE_POLICY_TRUSTED_KEYS", str(site.root / "trusted.pem"))
+    site.count()
+
+    unsigned = site.canary("promote")
+    signed = CliRunner().invoke(policy, ["sign", str(site.next), "--key", str(site.root / "signer.pem")])
+    promoted = site.canary("promote")
+
+    assert unsigned.exit_code == 1
+    assert "not promoted: the gateway would not take it" in unsigned.output
+    assert (signed.exit_code, promoted.exit_code) == (0, 0), signed.output + promoted.output
